@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from comic_upscale.costs.ranges import Range
 
@@ -27,6 +27,24 @@ class Workload:
     """Assumed CPU seconds of one worker per megapixel of output; the mean if pages have several formats."""
     format: str = "png"
     """Encoding of the outputs: ``png``, ``webp-lossy``; ``auto`` if each page keeps its format."""
+    by_rules: Mapping[str, int] = field(default_factory=dict)
+    """Those of ``network_pixels`` that rules give to other models, by model."""
+
+    def through(self, tflop_of: Callable[[str], float | None], own: float | None) -> Workload:
+        """Return the work with the pixels of other models as so many of the job's model.
+
+        A model without known arithmetic counts as the job's.
+
+        Args:
+            tflop_of: the TFLOP of a page in a model, by its name; None if unknown.
+            own: those of the job's model.
+        """
+        pixels = float(self.network_pixels)
+        for model, count in self.by_rules.items():
+            other = tflop_of(model)
+            if own and other:
+                pixels += count * (other / own - 1)
+        return replace(self, network_pixels=round(pixels))
 
 
 def spread_sample(sizes: Sequence[int], count: int) -> list[int]:

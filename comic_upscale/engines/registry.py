@@ -202,12 +202,6 @@ def check_remote(settings: JobSettings) -> None:
             "--levels volume does not run on a remote machine, which has pages and no volumes: use `comic-upscale "
             "run`, --levels auto, or the points that `comic-upscale try` shows for a page"
         )
-    for number, rule in enumerate(settings.rules, start=1):
-        if rule.when.path is not None:
-            raise SettingsError(
-                f"rule {number} has a path, and pages have no paths on a remote machine: use `comic-upscale run`, or "
-                "give each part of the input its own run with --include"
-            )
 
 
 def check_cluster(settings: JobSettings) -> None:

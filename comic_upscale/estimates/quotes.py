@@ -18,7 +18,7 @@ from comic_upscale.costs.rates import (
     measured_rate,
 )
 from comic_upscale.costs.workload import Workload
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.estimates.history import best_for
 from comic_upscale.imaging.codecs import find_assumed
 from comic_upscale.models.catalogue import CATALOGUE
@@ -99,6 +99,14 @@ def is_over_budget(quotes: Sequence[Quote], budget: float) -> bool:
     return all(quote.is_over(budget) for quote in priced)
 
 
+def _tflop_of(model: str) -> float | None:
+    try:
+        return find_network(model).tflop_per_page
+    except WeightsError:
+        # It is not here yet, or in a folder that the run is given.
+        return None
+
+
 def _on_a_card(model: str) -> str:
     return default_model(accelerator=True, factor=None) if is_auto(model) else model
 
@@ -120,7 +128,8 @@ def _quote_here(workload: Workload, question: Question) -> Quote | None:
         else find_network(model, question.denoise)
     )
     return quote_here(
-        workload,
+        # A pilot has gone through the networks of all rules.
+        workload if measured is question.pilot else workload.through(_tflop_of, network.tflop_per_page),
         measured_rate(measured, network, encoding=_encoding_ratio(workload, measured)),
         hardware=measured.hardware,
         model=network.model,
@@ -155,7 +164,7 @@ def _quote_card(workload: Workload, question: Question, requested: str) -> list[
         )
     return [
         quote_rented(
-            workload,
+            workload.through(_tflop_of, network.tflop_per_page),
             _rate(question, card, network, measured, workload, offer.vcpus),
             offer,
             hardware=card or requested,

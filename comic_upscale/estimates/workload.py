@@ -26,12 +26,13 @@ from comic_upscale.jobs.begin import versions
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.library.page import Page
+from comic_upscale.library.page_rules import PageRules, PageTraits
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.default_model import assumed_native_scale, is_auto
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.preview import PagePreview, Preview, sizes_through_engine
+from comic_upscale.planning.preview import PagePreview, Preview
 from comic_upscale.settings.job import JobSettings
 
 LEAST_DOUBT = 0.075
@@ -49,7 +50,21 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
         pilot: measurement with pages of this input, for the bytes of an output.
     """
     todo = [page for page in preview.pages if page.action == "do" and page.size and page.target_size]
-    through = sizes_through_engine(todo, settings)
+    rules = PageRules(settings)
+    own = {page.source: _own_settings(page, rules) for page in todo} if settings.rules else {}
+    through = [
+        page
+        for page in todo
+        if page.size
+        and page.target_size
+        and needs_network(page.size, page.target_size, assumed_native_scale(own.get(page.source, settings)))
+    ]
+    by_rules: Counter[str] = Counter()
+    for page in through:
+        model = own.get(page.source, settings).model
+        if model != settings.model:
+            width, height = page.size or (0, 0)
+            by_rules[model] += settings.network_passes * width * height
     output_pixels = sum(width * height for width, height in (page.target_size or (0, 0) for page in todo))
     estimated = float(sum(page.estimated_bytes or 0 for page in todo))
     if pilot is not None and pilot.output_pixels:
@@ -64,14 +79,24 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
         basis = "bytes a pixel, the average of six real pages (single pages: two thirds to four thirds of it)"
     return Workload(
         pages=len(todo),
-        network_pixels=settings.network_passes * sum(width * height for (width, height), _ in through),
+        network_pixels=settings.network_passes
+        * sum(width * height for width, height in (page.size or (0, 0) for page in through)),
         output_pixels=output_pixels,
         upload_bytes=sum(page.source_bytes for page in todo),
         download_bytes=sizes,
         download_basis=basis,
         encode_seconds=_encode_seconds(todo, output_pixels),
         format=encoding_of(settings.format, settings.quality),
+        by_rules=by_rules,
     )
+
+
+def _own_settings(page: PagePreview, rules: PageRules) -> JobSettings:
+    """Return the settings of a page by what its header tells. Rules that ask for the quality of a JPEG are left out."""
+    traits = PageTraits(
+        source=page.source, size=page.size or (0, 0), gray=page.color == "gray", jpeg_quality=None
+    )
+    return rules.settings_for(rules.matches(traits))
 
 
 def _encode_seconds(pages: Sequence[PagePreview], output_pixels: int) -> Range:
@@ -244,10 +269,15 @@ def _gather(chosen: set[str], settings: JobSettings, folder: Path) -> None:
     """Put the chosen pages into a folder, in the order of the input."""
     folder.mkdir(parents=True)
     discovery = find_pages(settings)
+    # Rules may ask for the paths of pages.
+    keeps_paths = any(rule.when.path is not None for rule in settings.rules)
     with closing(VolumeCache(discovery.volumes, settings.volume_rules)) as cache:
         pages = [page for page in discovery.pages if page.source in chosen]
         for number, page in enumerate(pages):
-            target = folder / f"{number:05d}{PurePosixPath(page.source).suffix}"
+            target = folder / (
+                page.source if keeps_paths else f"{number:05d}{PurePosixPath(page.source).suffix}"
+            )
+            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 target.write_bytes(_content(page, cache))
             except PageError as error:

@@ -111,7 +111,7 @@ def check_file(data: bytes, page: RemotePageResult, format: FormatName) -> None:
 
 
 def compare(
-    source: bytes, output: bytes, settings: JobSettings, rules: PageRules | None = None
+    source: bytes, output: bytes, settings: JobSettings, rules: PageRules | None = None, name: str = ""
 ) -> CheckedOutput:
     """Compare an output with its source, by the quality gate.
 
@@ -120,12 +120,13 @@ def compare(
         output: the downloaded file, which `check_file` has accepted.
         settings: of the job.
         rules: of the job; None to read them from the settings.
+        name: the path of the page in the input, for rules with a path.
 
     Raises:
         PageError: one of them cannot be decoded.
     """
     rules = rules or PageRules(settings)
-    before = _input_of_network(source, settings, rules, settings.icc_mode)
+    before = _input_of_network(source, settings, rules, settings.icc_mode, name)
     size = (before.width, before.height)
     header = read_header(output)
     target = (header.width, header.height)
@@ -134,7 +135,7 @@ def compare(
     after = decode(output, max_pixels=target[0] * target[1])
     if before.icc_profile != after.icc_profile:
         # The format cannot hold the profile, so the page was converted.
-        before = _input_of_network(source, settings, rules, "srgb")
+        before = _input_of_network(source, settings, rules, "srgb", name)
         after = decode(output, max_pixels=target[0] * target[1], icc="srgb")
     screen = settings.screen
     gray_screen = screen is not None and screen.levels is not None
@@ -144,10 +145,12 @@ def compare(
     return CheckedOutput(recorded_scores(verdict), verdict.reasons)
 
 
-def _input_of_network(source: bytes, settings: JobSettings, rules: PageRules, icc: IccMode) -> Pixels:
-    """Return a page as the network got it, before `prepare`. Rules with a path do not run remotely."""
+def _input_of_network(
+    source: bytes, settings: JobSettings, rules: PageRules, icc: IccMode, name: str
+) -> Pixels:
+    """Return a page as the network got it, before `prepare`."""
     page = decode_page(source, settings, icc=icc)
-    return as_filtered(page, source, "", rules).pixels
+    return as_filtered(page, source, name, rules).pixels
 
 
 def _judge(before: Pixels, after: Pixels, *, exact: bool) -> Verdict:

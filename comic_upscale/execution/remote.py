@@ -49,7 +49,7 @@ from comic_upscale.execution.remote_pages import (
 from comic_upscale.execution.remote_run import STOP_SECONDS, HostThread, RemoteRun
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE
-from comic_upscale.library.page_rules import PageRules
+from comic_upscale.library.page_rules import PageRules, path_marks
 from comic_upscale.settings.job import JobSettings
 
 SEND_BYTES, SEND_PAGES = 32 << 20, 2000
@@ -287,18 +287,20 @@ class RemoteExecutor:
         Raises:
             PageError: the page cannot be read, or is not an image.
         """
-        known = f"{task.sha256}.{task.extension}"
+        session = self._require_session()
+        # There are no paths there. This end knows them, and says which rules they match.
+        end = f"{path_marks(session.rules.path_matches(task.source))}.{task.extension}"
+        known = f"{task.sha256}{end}"
         if known in self._contents:
             return known, None
         source = await task.read()
-        session = self._require_session()
         session.meter.begin()
         try:
             content = await run_in(session.workers, inspect, source.data, task.sha256)
         finally:
             session.meter.end()
-        # The extension is that of the output: pages with the same content and output are one page there.
-        name = f"{content.sha256}.{task.extension}"
+        # The extension is that of the output: pages with the same content, rules and output are one page there.
+        name = f"{content.sha256}{end}"
         if name in self._contents:
             return name, None
         self._contents[name] = content
@@ -474,7 +476,9 @@ class RemoteExecutor:
                     return SOURCE_CHANGED
             except PageError:
                 return SOURCE_CHANGED
-            checked = await run_in(session.workers, compare, source, data, settings, session.rules)
+            checked = await run_in(
+                session.workers, compare, source, data, settings, session.rules, task.source
+            )
         if checked.suspect and settings.strict:
             raise PageError(SUSPECT, "; ".join(checked.suspect))
         return checked

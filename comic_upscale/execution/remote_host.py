@@ -108,7 +108,10 @@ class RemoteHost(Protocol):
         """Return the names of the pages that are complete on the machine."""
 
     def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
-        """Send pages, each named ``HASH.EXTENSION``. Each arrives complete, or not at all."""
+        """Send pages, each named ``HASH.EXTENSION``, or ``HASH.p0.p3.EXTENSION`` if rules match its path.
+
+        Each arrives complete, or not at all.
+        """
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove pages and their outputs."""

@@ -226,6 +226,24 @@ def _is_within(value: int, least: int | None, most: int | None) -> bool:
     return (least is None or value >= least) and (most is None or value <= most)
 
 
+def path_marks(matches: Matches) -> str:
+    """Return what stands in the name of a page on a machine without paths: a mark for each rule that its path matches.
+
+    Args:
+        matches: from `PageRules.path_matches`.
+    """
+    return "".join(f".p{index}" for index in matches)
+
+
+def by_path_marks(settings: JobSettings) -> JobSettings:
+    """Return settings whose rules match `path_marks` in the names of pages, in place of paths."""
+    rules = tuple(
+        rule if rule.when.path is None else replace(rule, when=replace(rule.when, path=(f"*.p{index}.*",)))
+        for index, rule in enumerate(settings.rules)
+    )
+    return settings if rules == settings.rules else replace(settings, rules=rules)
+
+
 def with_models(settings: JobSettings, names: dict[str, str]) -> JobSettings:
     """Return settings whose rules name other models.
 

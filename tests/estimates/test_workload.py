@@ -34,12 +34,15 @@ from comic_upscale.estimates.workload import (
     doubt_of_ratio,
     run_pilot,
 )
+from comic_upscale.execution.events import Event
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.records import PageDone
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.settings.rules import read_rules
 from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.sizes import Bounds, Width
 from tests.archives import make_zip, pictures
@@ -69,6 +72,47 @@ def test_pages_are_counted_from_their_headers_alone(make_settings: MakeSettings,
     assert work.upload_bytes == sum(path.stat().st_size for path in pages.rglob("*.png"))
     assert work.download_bytes.low < work.download_bytes.likely < work.download_bytes.high
     assert not settings.output.exists(), "nothing is written"
+
+
+def test_pages_of_rules_are_counted_with_the_networks_of_their_rules(make_settings: MakeSettings) -> None:
+    other = CATALOGUE["comic-best-x3"]
+    rules = read_rules(
+        [
+            {"path": "extra/", "model": other.name},
+            # No header tells it.
+            {"max_jpeg_quality": 50, "model": "RealESRGAN_x4plus"},
+        ],
+        ProcessingSettings,
+    )
+    settings = make_settings(model=OURS.name, rules=rules)
+    work = count_workload(preview(settings), settings)
+    assert work.network_pixels == 9 * 24 * 32 + 3 * 20 * 20
+    assert work.by_rules == {other.name: 24 * 32 + 3 * 20 * 20}
+    plain = dataclasses.replace(work, by_rules={})
+    question = Question(model=OURS.name, gpus=("RTX 4090",), offers=tuple(listed_offers()))
+    each, before = quotes_for(work, question)[0], quotes_for(plain, question)[0]
+    share = work.by_rules[other.name] / work.network_pixels
+    growth = 1 - share + share * other.tflop_per_page / OURS.tflop_per_page
+    assert growth > 1.5
+    grown = work.through({other.name: other.tflop_per_page}.get, OURS.tflop_per_page)
+    assert grown.network_pixels == round(growth * work.network_pixels)
+    # The likely time may be that of the encoders.
+    assert each.parts["compute"].seconds.low > before.parts["compute"].seconds.low
+    # A file of the user's own has no known arithmetic.
+    assert work.through(lambda _: None, OURS.tflop_per_page).network_pixels == work.network_pixels
+
+
+def test_a_pilot_goes_through_the_rules_of_paths(make_settings: MakeSettings, pages: Path) -> None:
+    rules = read_rules([{"path": "extra/", "format": "webp"}], ProcessingSettings)
+    settings = make_settings(rules=rules, selection=Selection(paths=("extra/",)))
+    written: list[str] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, PageDone):
+            written.append(event.output)
+
+    run_pilot(preview(settings), settings, 2, on_event=note, open_engines=fake)
+    assert [Path(output).suffix for output in written] == [".webp", ".webp"]
 
 
 def test_pages_that_are_done_or_large_enough_cost_nothing_or_no_network(make_settings: MakeSettings) -> None:

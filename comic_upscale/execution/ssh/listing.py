@@ -9,7 +9,7 @@ from typing import IO, Any, Literal, cast
 
 from comic_upscale.execution.remote_host import RemotePageResult
 
-_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,5}")
+_NAME = re.compile(r"[0-9a-f]{64}(\.p\d{1,2}){0,64}\.[a-z0-9]{1,5}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SCORE = re.compile(r"[a-z_]{1,40}")
 _MOST_SCORES = 32
@@ -19,12 +19,12 @@ _LONGEST_SENT = 4096
 """Characters. Longer than the scores of a page, which the other side must be able to read."""
 _LONGEST_LINE = 1 << 18
 """Bytes; the rest of a longer line is read as further lines, which are invalid."""
-_PAGE_LINE = re.compile(rb"([0-9a-f]{64}\.[a-z0-9]{1,5}) (\d{1,12})\n")
+_PAGE_LINE = re.compile(rb"([0-9a-f]{64}(?:\.p\d{1,2}){0,64}\.[a-z0-9]{1,5}) (\d{1,12})\n")
 _LARGEST_NUMBER = 1 << 40
 
 
 def is_page_name(name: object) -> bool:
-    """Return whether this is a valid name of a page: a hash and an extension, and so never a path."""
+    """Return whether this is a valid name of a page: a hash, rules, and an extension, and so never a path."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 

@@ -35,7 +35,7 @@ from comic_upscale.execution.ssh.listing import is_page_name, read_lines, read_p
 from comic_upscale.execution.ssh.probe import MachineReport, probe
 from comic_upscale.execution.ssh.upload import Uploader, as_stream
 from comic_upscale.ledger.records import PROCESSOR
-from comic_upscale.library.page_rules import with_models
+from comic_upscale.library.page_rules import by_path_marks, with_models
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.retries import RetryPolicy
 from comic_upscale.settings.job import JobSettings
@@ -153,7 +153,7 @@ class Machine:
         for name, each in of_rules:
             names[name], folder = send_weights(self._uploader, self.base(), each)
             folders.add(folder)
-        there = remote_settings(with_models(settings, names))
+        there = remote_settings(by_path_marks(with_models(settings, names)))
         self._put_settings({**there, **self._resources, "model": model})
         named = [part for folder in sorted(filter(None, folders)) for part in ("--weights-dir", folder)]
         # All paths are below our folder: a container sees nothing else.

@@ -101,11 +101,15 @@ def test_one_line_is_an_option_of_the_run_on_a_remote_machine(
     package: Path, box: Box, tmp_path: Path, tiny_weights: Path
 ) -> None:
     draw(tmp_path / "pages" / "0.png", 0)
-    draw(tmp_path / "pages" / "gray.png", 1, mode="L")
+    gray = draw(tmp_path / "pages" / "gray.png", 1, mode="L")
+    # The same page at a path that another rule matches. The machine sees no path.
+    (tmp_path / "pages" / "scans").mkdir()
+    shutil.copy(gray, tmp_path / "pages" / "scans" / "same.png")
     # Rules, levels and the weights of their networks go there, too.
     shutil.copy(tiny_weights, tmp_path / "own.safetensors")
     (tmp_path / "mine.toml").write_text(
-        'model = "comic-compact-x3"\n[[rule]]\ngray = true\nmodel = "own.safetensors"\nlevels = "60,190"\n',
+        'model = "comic-compact-x3"\n[[rule]]\ngray = true\nmodel = "own.safetensors"\nlevels = "60,190"\n'
+        '[[rule]]\npath = "scans/"\nlevels = "50,200"\n',
         encoding="utf-8",
     )
     ended = python(
@@ -116,11 +120,14 @@ def test_one_line_is_an_option_of_the_run_on_a_remote_machine(
     assert (tmp_path / "out" / "0.png").is_file()
     there = json.loads((box.job() / "settings.json").read_text())
     assert (there["sharpen"], there["model"]) == (4, "comic-compact-x3")
-    (rule,) = there["rules"]
+    rule, by_path = there["rules"]
+    assert "scans" not in json.dumps(by_path)
     assert (rule["levels"], Path(rule["model"]).is_relative_to(box.base)) == ("60,190", True)
     notes = {row[0]: row[1] for row in rows(tmp_path / "out", "select source, notes from pages")}
     assert notes["0.png"] is None
     assert "levels: black from 60, white from 190" in notes["gray.png"] and "by a rule" in notes["gray.png"]
+    assert "levels: black from 50, white from 200" in notes["scans/same.png"]
+    assert len(list((box.job() / "input").iterdir())) == 3
     for output in (tmp_path / "out", box.job() / "output"):
         ((settings,),) = rows(output, "select settings from jobs")
         assert json.loads(settings)["sharpen"] == 4
