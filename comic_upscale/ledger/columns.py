@@ -2,7 +2,7 @@
 
 ::
 
-    moire: float | None = column("real", "m012_moire")
+    moire: float | None = column("real", "m013_moire")
 
 The migration that adds the column to older ledgers, and the statement that fills it, follow from the field. It imports
 no library.

@@ -186,9 +186,8 @@ _WRITTEN = (
     Migration("m009_gone", _M009),
     # Dollars of a run for single calls, such as those of a cloud's API, besides its time.
     Migration("m011_billed", ("alter table runs add column billed real",)),
-    # m012_moire is a column of `PageDone`.
     # What is done of the pages in progress, as JSON, if their engine tells.
-    Migration("m013_within", ("alter table runs add column within text",)),
+    Migration("m012_within", ("alter table runs add column within text",)),
 )
 """The migrations that are written here; those of single columns follow from the fields of `PageDone`."""
 
