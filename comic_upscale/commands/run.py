@@ -32,6 +32,7 @@ from comic_upscale.commands.profile_files import find_profile
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.commands.signals import stop_on_signals
+from comic_upscale.commands.spot_notice import SpotNoticeOption, heeding
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
 from comic_upscale.settings.environment import values_from_environment
 from comic_upscale.settings.hooks import HookSettings
@@ -123,6 +124,7 @@ def run(
         ),
     ] = False,
     worker: WorkerSocket = None,
+    spot_notice: SpotNoticeOption = None,
     help_all: HelpAll = False,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
@@ -150,7 +152,9 @@ def run(
         _ask_before_changing_input(job, may_ask=not shown.as_json)
     if not redo and not shown.as_json and has_terminal():
         _ask_before_replacing(job)
-    code, _ = run_shown(job, StopRequest(), shown, worker=worker, cluster=options, hooks=called)
+    stop = StopRequest()
+    with heeding(spot_notice, stop):
+        code, _ = run_shown(job, stop, shown, worker=worker, cluster=options, hooks=called)
     raise typer.Exit(code)
 
 
@@ -389,11 +393,15 @@ def open_display(stop: StopRequest, shown: ShowOptions) -> Iterator[tuple[Displa
         display.close()
 
 
+_STOPPED_BY: Mapping[str | None, int] = {"max-cost": EXIT_CEILING, "spot-notice": 128 + signal.SIGTERM}
+"""The exit codes of stopped runs. Who restarts a run after SIGTERM does so after a notice, too."""
+
+
 def _exit_code(finished: JobFinished, received: list[int]) -> int:
     if finished.state == "interrupted":
         if received:
             return 128 + received[0]
-        return EXIT_SOME_FAILED if finished.stopped_by is None else EXIT_CEILING
+        return _STOPPED_BY.get(finished.stopped_by, EXIT_SOME_FAILED)
     return EXIT_SOME_FAILED if finished.failed or finished.volumes_cut else 0
 
 

@@ -260,7 +260,7 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
         lines += replaced_lines(event)
     if event.spent is not None and event.price is not None:
         lines.append(spent_line(event.spent, event.price, None))
-    if event.stopped_by is not None:
+    if event.stopped_by == "max-cost":
         lines.append(
             f"stopped early ({event.reason}); run the same command with a higher --max-cost to continue"
         )

@@ -8,6 +8,9 @@ import threading
 CEILING = "max-cost"
 """The kind of a stop because of the cost ceiling."""
 
+SPOT = "spot-notice"
+"""The kind of a stop because the cloud takes the machine back."""
+
 _LOOK_SECONDS = 0.2
 """How often a paused stage looks whether it may go on."""
 
