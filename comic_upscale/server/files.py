@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -131,6 +131,8 @@ class LocalFiles:
                 # `delete` removes folders that become empty, such as the one that was just made.
                 return self._begin(key, path)
         except OSError as error:
+            # Its folder may be there already.
+            self.delete(key)
             raise in_words(error) from error
 
     def size(self, key: str) -> int | None:
@@ -201,7 +203,7 @@ class LocalFiles:
 
     def _begin(self, key: str, path: Path) -> _LocalWriter:
         self._make_folders(path.parent)
-        return _LocalWriter(key, path)
+        return _LocalWriter(key, path, self.delete)
 
     def _make_folders(self, folder: Path) -> None:
         for each in reversed((folder, *folder.parents)):
@@ -211,8 +213,9 @@ class LocalFiles:
 
 
 class _LocalWriter:
-    def __init__(self, key: str, path: Path) -> None:
-        self._key, self._path = key, path
+    def __init__(self, key: str, path: Path, delete: Callable[[str], None]) -> None:
+        self._key, self._path, self._delete = key, path, delete
+        self._is_complete = False
         self._stack = contextlib.ExitStack()
         self._part: Part = self._stack.enter_context(open_part(path, path.name))
         self._digest = hashlib.sha256()
@@ -225,6 +228,9 @@ class _LocalWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if not self._is_complete:
+            # With the folders that were made for it.
+            self._delete(self._key)
 
     def write(self, data: bytes) -> None:
         try:
@@ -240,6 +246,7 @@ class _LocalWriter:
             self._part.move_to(self._path)
         except OSError as error:
             raise in_words(error) from error
+        self._is_complete = True
         return StoredFile(self._key, self._size, self._digest.hexdigest())
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from comic_upscale.server.database.schema import jobs, now_ms
 from comic_upscale.server.database.schema import workers as workers_table
 from comic_upscale.server.files import LocalFiles
 from comic_upscale.server.services import Services
-from tests.server.conftest import client_of, make_key
+from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.running import wait_for
 from tests.server.test_queue import add, taken
 from tests.server.test_uploads import send
@@ -72,6 +75,55 @@ def test_a_storage_that_lost_its_folder_is_reported(services: Services) -> None:
     services.files.folder.unlink()
     services.files.folder.mkdir()
     assert look(services) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB, or a skip."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this user cannot mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_full_refuses_uploads_and_is_reported(
+    open_server: OpenServices, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = open_server(storage=str(small_disk), min_free_disk=0.0)
+    # Each look writes, and each request asks for the free space: the test need not wait a minute and a second.
+    monkeypatch.setattr(monitor, "WRITE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(monitor, "_FREE_SECONDS", 0.0)
+    with client_of(services, make_key(services, "me")) as client:
+        assert look(services) == [] and report(services)["reasons"] == []
+        before = sorted(small_disk.rglob("*"))
+        answer = client.post("/api/v1/uploads", files=[("file", ("page.png", bytes(2 << 20)))])
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_storage")
+        assert sorted(small_disk.rglob("*")) == before
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        (problem,) = look(services)
+        assert problem.startswith("the storage cannot be used")
+        assert problem in report(services)["reasons"]
+        filler.unlink()
+        assert look(services) == [] and send(client).status_code == 202
+
+
+def test_a_disk_that_is_almost_full_is_reported_at_once(
+    open_server: OpenServices, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = open_server(storage=str(small_disk), min_free_disk=50.0)
+    monkeypatch.setattr(monitor, "_FREE_SECONDS", 0.0)
+    with client_of(services, make_key(services, "me")) as client:
+        (small_disk / "filler").write_bytes(bytes(600 << 10))
+        assert report(services)["reasons"] == ["the disk is almost full, so uploads are refused"]
+        assert send(client).status_code == 507
+        (small_disk / "filler").unlink()
+        assert report(services)["status"] == "ok" and send(client).status_code == 202
 
 
 def test_a_storage_that_does_not_answer_is_reported_and_holds_no_request(
