@@ -15,9 +15,16 @@ class OddSteps(PageSteps):
 
     KILLS, FAILS, HANGS = (1, 2, 3), (3, 2, 1), (2, 1, 3)
 
-    def decode(self, data: bytes, size: PageSize, sha256: str, source: str = "") -> Decoded:
+    def decode(
+        self,
+        data: bytes,
+        size: PageSize,
+        sha256: str,
+        source: str = "",
+        points: tuple[int, int] | None = None,
+    ) -> Decoded:
         """Decode a page, unless it is odd."""
-        decoded = super().decode(data, size, sha256, source)
+        decoded = super().decode(data, size, sha256, source, points)
         color: Any = tuple(decoded.pixels.color[0, 0])
         if color == self.KILLS:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -20,10 +20,12 @@ from comic_upscale.engines.base import Batch, DeviceInfo, Upscaled
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.execution.events import Event, JobFinished, JobStarted
 from comic_upscale.execution.local import networks
+from comic_upscale.execution.ssh.listing import is_page_name
 from comic_upscale.imaging.jpeg_quality import jpeg_quality
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.page_rules import PageRules, by_path_marks, path_marks
 from comic_upscale.planning.preview import count_replaced, preview
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.processing import ProcessingSettings
@@ -307,6 +309,29 @@ def test_a_page_or_volume_that_moves_under_another_rule_is_made_again(
     assert (output(settings, f"covers/{GRAY}") == 0).any()
     with zipfile.ZipFile(settings.output / "special.cbz") as archive:
         assert (np.asarray(Image.open(io.BytesIO(archive.read("1.png")))) == 0).any()
+
+
+def test_marks_in_the_names_of_pages_stand_for_their_paths(make: Callable[..., JobSettings]) -> None:
+    """As a remote machine gets its pages: with names of its own, and without a path."""
+    settings = make(
+        {"path": "extra/", "levels": "10,240"},
+        {"gray": True, "levels": "20,230"},
+        {"path": "*.jpg", "format": "webp"},
+    )
+    known = PageRules(settings)
+    names = {}
+    for source in (GRAY, COLOUR, JPEG):
+        marks = path_marks(known.path_matches(source))
+        names[source] = f"{source.encode().hex():0<64}{marks}.{'webp' if source == JPEG else 'png'}"
+        assert is_page_name(names[source])
+    assert ".p0.p2." in names[JPEG]
+    there = by_path_marks(settings)
+    assert "extra" not in str(there.rules)
+    rules = PageRules(there)
+    for source, name in names.items():
+        assert rules.path_matches(name) == known.path_matches(source)
+        assert rules.format_of(name) == known.format_of(source)
+    assert not is_page_name(f"{'0' * 64}/../.p0.png") and not is_page_name(f"{'0' * 64}.p.png")
 
 
 def test_a_second_run_has_nothing_to_do(make: Callable[..., JobSettings]) -> None:
