@@ -27,6 +27,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torch
     from diffusers import FluxImg2ImgPipeline
+    from safetensors.torch import save_file
 
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, EnginePart, EngineResources, follow
@@ -44,7 +45,7 @@ from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
 from tests.conftest import MakeJob
 from tests.engines.drawn_pages import draw_pages
-from tests.engines.tiny_flux import README, make_embeddings, make_flux, make_gguf
+from tests.engines.tiny_flux import README, make_controlnet, make_embeddings, make_flux, make_gguf, make_klein
 
 MakeFlux = Callable[..., JobSettings]
 
@@ -186,6 +187,83 @@ def test_a_gguf_transformer_draws_nearly_the_same(
     assert apart["Q8_0"] <= apart["Q4_0"] < 20
     assert apart["Q8_0"] < 2
     assert (tmp_path / "Q4_0.gguf").stat().st_size < (tmp_path / "Q8_0.gguf").stat().st_size
+
+
+def test_a_controlnet_counts_as_much_as_it_is_told(make: MakeFlux, tmp_path: Path) -> None:
+    network = make_controlnet(tmp_path / "control")
+    batch = Batch(draw_pages(1, 30, 24), (48, 60))
+    drawn = {}
+    for control in (0.0, 0.6):
+        settings = make(controlnet=network, control=control, keep_lettering=False)
+        (opened,) = registry.open_engines(settings, registry.prepare_engine(settings))
+        assert isinstance(opened, DiffusionEngine)
+        seen: list[torch.Tensor] = []
+        original = opened._pipeline.prepare_image
+
+        def watch(
+            image: torch.Tensor, *, original: Callable[..., object] = original, seen: list[torch.Tensor] = seen,
+            **more: object,
+        ) -> object:  # fmt: skip
+            seen.append(image)
+            return original(image=image, **more)
+
+        opened._pipeline.prepare_image = watch
+        drawn[control] = opened.upscale(batch).pixels
+        opened.close()
+        # The range of the autoencoder, and not that of the picture.
+        assert seen and min(float(each.min()) for each in seen) < -0.5
+        assert max(float(each.max()) for each in seen) > 0.5
+    assert np.abs(drawn[0.6].astype(int) - drawn[0.0]).mean() > 1
+    parts = [registry.fingerprinted_options(make(**more)) for more in ({}, {"controlnet": network})]
+    assert parts[0] != parts[1]
+    plan = plan_for(registry.spec_of(make(controlnet=network)).options, EngineResources(device="cpu"))[0]
+    assert plan.weights > plan_for(registry.spec_of(make()).options, EngineResources(device="cpu"))[0].weights
+
+
+def test_a_controlnet_that_does_not_fit_is_refused(make: MakeFlux, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="not the folder of a network"):
+        registry.prepare_engine(make(controlnet=tmp_path / "none"))
+    restricted = make_controlnet(tmp_path / "restricted", "flux-1-dev-non-commercial-license")
+    with pytest.raises(
+        SettingsError, match=r"the ControlNet in .* has the licence flux-1-dev-non-commercial"
+    ):
+        registry.prepare_engine(make(controlnet=restricted))
+    other = make_klein(tmp_path / "klein")
+    settings = make(pipeline=other, controlnet=restricted, accept_noncommercial=True)
+    with pytest.raises(SettingsError, match=r"pipelines of FLUX\.1 only"):
+        registry.open_engines(settings, registry.prepare_engine(settings))
+
+
+def test_flux_2_klein_draws_over_a_page(make: MakeFlux, tmp_path: Path) -> None:
+    pipeline = make_klein(tmp_path / "klein")
+    prompt = tmp_path / "prompt.safetensors"
+    save_file({"prompt_embeds": torch.randn(1, 4, 32)}, prompt)
+    settings = make(pipeline=pipeline, embeddings=prompt, keep_lettering=False)
+    (opened,) = registry.open_engines(settings, registry.prepare_engine(settings))
+    assert isinstance(opened, DiffusionEngine)
+    told: list[EnginePart] = []
+    follow(opened, told.append)
+    batch = Batch(draw_pages(1, 60, 30), (60, 120))
+    made, again = opened.upscale(batch), opened.upscale(batch)
+    assert made.pixels.shape == (1, 120, 60, 3) and np.array_equal(made.pixels, again.pixels)
+    assert made.borders.rows and {part.total for part in told} == {len(made.borders.rows) + 1}
+    assert np.abs(made.pixels.astype(int) - opened._first.upscale(batch).pixels).mean() > 1, "it draws"
+    opened.close()
+    too_large = make(pipeline=pipeline, embeddings=prompt, tile=2048)
+    with pytest.raises(SettingsError, match="tiles of at most 1024 pixels"):
+        registry.prepare_engine(too_large)
+
+
+def test_a_pipeline_that_draws_anew_is_refused(make: MakeFlux, tmp_path: Path) -> None:
+    pipeline = make_klein(tmp_path / "klein")
+    index = pipeline / "model_index.json"
+    # FLUX.2-dev has the same parts, and takes a page as an example only.
+    index.write_text(index.read_text().replace("Flux2KleinPipeline", "Flux2Pipeline"))
+    prompt = tmp_path / "prompt.safetensors"
+    save_file({"prompt_embeds": torch.randn(1, 4, 32)}, prompt)
+    settings = make(pipeline=pipeline, embeddings=prompt)
+    with pytest.raises(WeightsError, match="draws a new image"):
+        registry.open_engines(settings, registry.prepare_engine(settings))
 
 
 def test_lettering_is_kept_from_the_first_pass(make: MakeFlux) -> None:

@@ -97,9 +97,11 @@ class DiffusionEngine:
             "guidance_scale": options.guidance,
             "num_inference_steps": options.steps,
             "output_type": "np",
+            "controlnet_conditioning_scale": options.control,
         }
         given["callback_on_step_end"] = self._after_step
         self._given = {name: value for name, value in given.items() if name in known}
+        self._takes_mask, self._takes_control = "mask_image" in known, "control_image" in known
         self._takes_size = {"height", "width"} <= set(known)
         place = first.info.device
         self._info = EngineInfo(
@@ -190,7 +192,14 @@ class DiffusionEngine:
 
     def _draw_tile(self, rgb: Floats, window: Window, noise: NoiseField, strength: float) -> Floats:
         image = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
-        size = {"height": rgb.shape[0], "width": rgb.shape[1]} if self._takes_size else {}
+        more: dict[str, Any] = {}
+        if self._takes_size:
+            more = {"height": rgb.shape[0], "width": rgb.shape[1]}
+        if self._takes_mask:
+            more["mask_image"] = torch.ones((1, 1, *rgb.shape[:2]))
+        if self._takes_control:
+            # Unlike the image, the pipeline takes this tensor as it is.
+            more["control_image"] = 2 * image - 1
         # The autoencoder draws from a generator, too: the same one for each tile.
         generator = torch.Generator("cpu").manual_seed(self._options.seed)
         if self._stopped.is_set():
@@ -198,7 +207,7 @@ class DiffusionEngine:
         try:
             with torch.inference_mode(), noise.used_by(self._pipeline, window):
                 made = self._pipeline(
-                    image=image, strength=strength, generator=generator, **size, **self._given
+                    image=image, strength=strength, generator=generator, **more, **self._given
                 ).images[0]
         except _StoppedError:
             raise DeviceError("the engine was stopped") from None

@@ -18,7 +18,15 @@ from comic_upscale.engines.base import (
     Identity,
     OnProgress,
 )
-from comic_upscale.engines.diffusion.folder import PipelineFolder, identity_of_file, identity_of_folder
+from comic_upscale.engines.diffusion.folder import (
+    BY_MASK,
+    LARGEST_BY_MASK,
+    PipelineFolder,
+    check_licence,
+    identity_of_file,
+    identity_of_folder,
+    identity_of_network,
+)
 from comic_upscale.engines.diffusion.memory import MemoryMode
 from comic_upscale.engines.unsupported import refuse_network_options
 from comic_upscale.errors import SettingsError
@@ -55,6 +63,17 @@ class FluxOptions:
             parse=Path, write=identity_of_file, fingerprint="if-changed",
         ),
     ] = None  # fmt: skip
+    controlnet: Annotated[
+        Path | None,
+        Opt(
+            "The folder of a ControlNet for FLUX.1 that keeps to the first pass, such as one for tiles or upscaling. "
+            "With it, a strength above 0.35 still keeps the drawing.",
+            parse=Path, write=identity_of_network, fingerprint="if-changed",
+        ),
+    ] = None  # fmt: skip
+    control: Annotated[
+        float, Ge(0), Le(2), Opt("How much the ControlNet counts.", fingerprint="if-changed")
+    ] = 0.6
     prompt: Annotated[str, Opt("A description of the pages.", fingerprint="if-changed")] = (
         "high quality, sharp, detailed"
     )
@@ -125,7 +144,16 @@ class FluxFactory(EngineFactory):
     def prepare(self, spec: EngineSpec, on_progress: OnProgress | None = None) -> EngineSpec:
         """Check the licence, and find the weights of the first pass."""
         options: FluxOptions = spec.options
-        PipelineFolder.read(options.pipeline).check_licence(accepted=options.accept_noncommercial)
+        folder = PipelineFolder.read(options.pipeline)
+        folder.check_licence(accepted=options.accept_noncommercial)
+        if folder.kind in BY_MASK and options.tile > LARGEST_BY_MASK:
+            raise SettingsError(
+                f"{folder.kind} takes tiles of at most {LARGEST_BY_MASK} pixels: use --engine-option "
+                f"tile={LARGEST_BY_MASK}"
+            )
+        if options.controlnet is not None:
+            identity_of_network(options.controlnet)
+            check_licence(options.controlnet, "ControlNet", accepted=options.accept_noncommercial)
         for file in (options.transformer, options.embeddings):
             identity_of_file(file)
         weights = resolve_weights(

@@ -15,6 +15,10 @@ from comic_upscale.errors import SettingsError, WeightsError
 INDEX = "model_index.json"
 TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
 """The parts of a pipeline that only turn the prompt into numbers."""
+BY_MASK = {"Flux2KleinPipeline": "Flux2KleinInpaintPipeline"}
+"""Pipelines that draw over an image under a mask only. The mask is then the whole tile."""
+LARGEST_BY_MASK = 1024
+"""The longest side of a tile that these do not shrink."""
 _WEIGHTS = (".safetensors", ".gguf", ".bin")
 _LICENCE = re.compile(r"^license(?:_name)?\s*:\s*(\S+)", re.MULTILINE)
 _FREE = ("apache-2.0", "mit", "bsd", "openrail", "cc0", "cc-by-4.0", "creativeml-openrail")
@@ -72,43 +76,92 @@ class PipelineFolder:
 
     def licence(self) -> str | None:
         """Return the licence that the folder names; None if it names none."""
-        named: list[str]
-        for name in ("README.md", "LICENSE.md", "LICENSE", "LICENSE.txt"):
-            file = self.path / name
-            if not file.is_file():
-                continue
-            text = file.read_text(encoding="utf-8", errors="replace")[:20_000]
-            # The most restrictive line counts: FLUX.1-dev has both `license: other` and its name.
-            named = [str(each).strip("'\"").lower() for each in _LICENCE.findall(text.split("\n---", 1)[0])]
-            if named and name == "README.md":
-                return next((each for each in named if "non-commercial" in each), named[0])
-            if "non-commercial" in text.lower() or "noncommercial" in text.lower():
-                return "non-commercial"
-            if "apache license" in text.lower():
-                return "apache-2.0"
-        return None
+        return licence_of(self.path)
 
     def check_licence(self, *, accepted: bool) -> None:
-        """Refuse weights that may not be used commercially, or whose licence is unknown, unless the user accepted it.
-
-        Raises:
-            SettingsError: it is not accepted.
-        """
-        licence = self.licence()
-        is_free = licence is not None and any(licence.startswith(each) for each in _FREE)
-        if not (is_free or accepted):
-            what = (
-                f"has the licence {licence}" if licence else "names no licence that is known to allow any use"
-            )
-            raise SettingsError(
-                f"the pipeline in {self.path} {what}: read its licence. If it allows what you do, add "
-                "--engine-option accept_noncommercial=true"
-            )
+        """Refuse weights as `check_licence` does."""
+        check_licence(self.path, "pipeline", accepted=accepted)
 
     def _weights(self, part: str) -> list[Path]:
-        files = sorted(each for each in (self.path / part).rglob("*") if each.suffix in _WEIGHTS)
-        safe = [each for each in files if each.suffix == ".safetensors"]
-        return safe or files
+        return weights_in(self.path / part)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFolder:
+    """A single network of diffusers on the disk, such as a ControlNet."""
+
+    path: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes of the weights."""
+        return sum(file.stat().st_size for file in weights_in(self.path))
+
+    def identity(self) -> str:
+        """Return a hash of the configuration and of samples of the weights, 64 hexadecimal digits.
+
+        Raises:
+            WeightsError: the folder has no network.
+        """
+        try:
+            digest = hashlib.sha256((self.path / "config.json").read_bytes())
+            files = weights_in(self.path)
+            for file in files:
+                digest.update(file.name.encode() + sample_of(file))
+        except OSError:
+            files = []
+        if not files:
+            raise WeightsError(
+                f"{self.path} is not the folder of a network of diffusers, with a config.json and a .safetensors file"
+            )
+        return digest.hexdigest()
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """Return the files of weights below a folder: safetensors, or else those of other kinds."""
+    files = sorted(each for each in folder.rglob("*") if each.suffix in _WEIGHTS)
+    safe = [each for each in files if each.suffix == ".safetensors"]
+    return safe or files
+
+
+def licence_of(folder: Path) -> str | None:
+    """Return the licence that a folder names; None if it names none."""
+    named: list[str]
+    for name in ("README.md", "LICENSE.md", "LICENSE", "LICENSE.txt"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")[:20_000]
+        # The most restrictive line counts: FLUX.1-dev has both `license: other` and its name.
+        named = [str(each).strip("'\"").lower() for each in _LICENCE.findall(text.split("\n---", 1)[0])]
+        if named and name == "README.md":
+            return next((each for each in named if "non-commercial" in each), named[0])
+        if "non-commercial" in text.lower() or "noncommercial" in text.lower():
+            return "non-commercial"
+        if "apache license" in text.lower():
+            return "apache-2.0"
+    return None
+
+
+def check_licence(folder: Path, what: str, *, accepted: bool) -> None:
+    """Refuse weights that may not be used commercially, or whose licence is unknown, unless the user accepted it.
+
+    Args:
+        folder: of the weights.
+        what: they are, for the message.
+        accepted: whether the user has read the licence.
+
+    Raises:
+        SettingsError: it is not accepted.
+    """
+    licence = licence_of(folder)
+    is_free = licence is not None and any(licence.startswith(each) for each in _FREE)
+    if not (is_free or accepted):
+        why = f"has the licence {licence}" if licence else "names no licence that is known to allow any use"
+        raise SettingsError(
+            f"the {what} in {folder} {why}: read its licence. If it allows what you do, add "
+            "--engine-option accept_noncommercial=true"
+        )
 
 
 def sample_of(file: Path) -> bytes:
@@ -142,3 +195,8 @@ def identity_of_file(path: Path | None) -> str:
         return hashlib.sha256(sample_of(path)).hexdigest()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def identity_of_network(path: Path | None) -> str:
+    """Return the identity of the network in a folder; empty for None. Errors as in `NetworkFolder.identity`."""
+    return "" if path is None else NetworkFolder(path).identity()

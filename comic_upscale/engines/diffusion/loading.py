@@ -13,7 +13,7 @@ import torch
 
 from comic_upscale.engines.base import EngineResources
 from comic_upscale.engines.diffusion.factory import FluxOptions
-from comic_upscale.engines.diffusion.folder import TEXT_PARTS, PipelineFolder
+from comic_upscale.engines.diffusion.folder import BY_MASK, TEXT_PARTS, NetworkFolder, PipelineFolder
 from comic_upscale.engines.diffusion.memory import MemoryPlan, plan_memory
 from comic_upscale.engines.torch.device import choose_device
 from comic_upscale.errors import SettingsError, WeightsError
@@ -21,6 +21,8 @@ from comic_upscale.errors import SettingsError, WeightsError
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _STORABLE = ("FluxPipeline", "FluxImg2ImgPipeline")
 """Pipelines whose prompt is encoded once and stored."""
+_CONTROLLED = "FluxControlNetImg2ImgPipeline"
+"""The pipeline of FLUX.1 with a ControlNet."""
 
 
 def choose_precision(resources: EngineResources, device: torch.device) -> str:
@@ -51,6 +53,9 @@ def plan_for(options: FluxOptions, resources: EngineResources) -> tuple[MemoryPl
             parts[part] = size
     if options.transformer is not None:
         parts["transformer"] = options.transformer.stat().st_size
+    if options.controlnet is not None:
+        # Every step needs both.
+        parts["transformer"] = parts.get("transformer", 0) + NetworkFolder(options.controlnet).size
     on_gpu = device.type == "cuda"
     available = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
     mode = options.memory
@@ -80,8 +85,14 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
         more = {part: None for part in TEXT_PARTS if part in names}
     if options.transformer is not None:
         more["transformer"] = _load_transformer(options.transformer, folder, dtype)
+    loader = library.AutoPipelineForImage2Image
+    if options.controlnet is not None:
+        loader = getattr(library, _CONTROLLED)
+        more["controlnet"] = _load_controlnet(options.controlnet, folder, dtype)
+    elif folder.kind in BY_MASK:
+        loader = getattr(library, BY_MASK[folder.kind])
     try:
-        pipeline: Any = library.AutoPipelineForImage2Image.from_pretrained(
+        pipeline: Any = loader.from_pretrained(
             str(folder.path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **more
         )
     except Exception as error:
@@ -89,6 +100,11 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
         raise WeightsError(
             f"diffusers cannot load {folder.path} to turn an image into an image: {_first_line(error)}"
         ) from error
+    if "strength" not in inspect.signature(pipeline.__call__).parameters:
+        raise WeightsError(
+            f"{type(pipeline).__name__} draws a new image and does not keep to that of a page: use the pipeline of "
+            "another model, such as FLUX.1 or FLUX.2-klein"
+        )
     pipeline.set_progress_bar_config(disable=True)
     if plan.mode == "all":
         pipeline.to(device)
@@ -162,6 +178,20 @@ def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) ->
         )  # fmt: skip
     except Exception as error:
         raise WeightsError(f"{path} is no transformer of {folder.path.name}: {_first_line(error)}") from error
+
+
+def _load_controlnet(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> Any:
+    if folder.kind not in _STORABLE:
+        raise SettingsError(
+            f"--engine-option controlnet works with pipelines of FLUX.1 only, and {folder.path} is a {folder.kind}: "
+            "leave it out"
+        )
+    try:
+        return _diffusers().FluxControlNetModel.from_pretrained(
+            str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+    except Exception as error:
+        raise WeightsError(f"{path} is no ControlNet of FLUX.1: {_first_line(error)}") from error
 
 
 def _diffusers() -> Any:
