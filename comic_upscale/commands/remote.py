@@ -371,6 +371,10 @@ def _read_status(answer: dict[str, Any], host: str) -> JobStatus:
 
 def _coerce(value: object, kind: str) -> object:
     """Return a value if it fits the type of its field, else the empty value of that type."""
+    if kind.startswith("tuple[PageShare"):
+        from comic_upscale.ledger.status import read_shares
+
+        return read_shares(value)
     empty = None if "None" in kind else False if kind == "bool" else "" if kind == "str" else 0
     if kind == "bool":
         return value is True

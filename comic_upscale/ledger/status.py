@@ -44,6 +44,9 @@ ALIVE_WITHIN_SECONDS = 30.0
 CLOCKS_DIFFER_SECONDS = 600.0
 """The clock of another host may be ahead by this much. A heartbeat from further ahead came from a wrong clock."""
 
+_MOST_SHARES = 64
+"""Pages in progress that are read from a status."""
+
 RATE_OVER_PAGES = 200
 """The number of recent pages over which the rate is measured, so that it follows the current pages."""
 
@@ -192,20 +195,27 @@ def read_status(ledger: Path) -> JobStatus:
     )
 
 
-def _within(text: str | None) -> tuple[PageShare, ...]:
-    """Return what a run has recorded of its pages in progress; nothing if another version recorded something else."""
-    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
+def read_shares(listed: object) -> tuple[PageShare, ...]:
+    """Return the pages in progress of a list that is not trusted; nothing if it lists something else."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
         pages = [
             PageShare(
-                source=str(page["source"]),
-                unit=str(page["unit"]),
+                source=str(page["source"])[:500],
+                unit=str(page["unit"])[:50],
                 done=float(page["done"]),
                 total=int(page["total"]),
             )
-            for page in json.loads(text or "[]")
+            for page in list(listed)[:_MOST_SHARES]  # type: ignore[call-overload]
         ]
         # Not a number is not in a range.
-        return tuple(page for page in pages if 0 <= page.done <= page.total)
+        return tuple(page for page in pages if 0 <= page.done <= page.total < 1e12)
+    return ()
+
+
+def _within(text: str | None) -> tuple[PageShare, ...]:
+    """Return what a run has recorded of its pages in progress; nothing if another version recorded something else."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        return read_shares(json.loads(text or "[]"))
     return ()
 
 

@@ -126,12 +126,25 @@ def test_a_status_that_is_as_it_should_be(monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads(status_of(STATUS, monkeypatch, "--json")[1])["pending"] == 3
 
 
+def test_pages_in_progress_are_shown_without_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    within = [{"source": "a\x1b[31m.png", "unit": "tile", "done": 2, "total": 5}]
+    _, out, _ = status_of({**STATUS, "within": within}, monkeypatch)
+    assert "tile 3 of 5" in out
+    assert "\x1b" not in out
+
+
 @pytest.mark.parametrize(
     "odd",
     [
         {"state": "stopped", "alive": False, "last_seen": "yesterday"},
         {"state": "stopped", "alive": False, "last_seen": "2026-01-01T00:00:00", "eta_seconds": 10**400},
         {"suspects": "many", "price": True, "spent": float("nan"), "device": ["x"], "eta_seconds": 1e-320},
+        {"within": 7},
+        {"within": [7]},
+        {"within": {"source": "x"}},
+        {"within": "many"},
+        {"within": [{"source": "x", "unit": "tile", "done": 9, "total": 2}]},
+        {"within": [{"source": "x", "unit": "tile", "done": float("nan"), "total": 10**400}]},
     ],
 )
 def test_what_need_not_be_there_is_left_out_of_a_status(
