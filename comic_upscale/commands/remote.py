@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -333,7 +333,7 @@ def status(
         while True:
             report = _read_status(machine.status(), host)
             if as_json:
-                typer.echo(json.dumps({field.name: getattr(report, field.name) for field in fields(report)}))
+                typer.echo(json.dumps(asdict(report)))
             elif watch:
                 typer.echo(printable(status_lines(report)[0]))
             else:

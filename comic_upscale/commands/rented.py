@@ -389,6 +389,7 @@ class RentedUpscale:
             use: processes the job on the machine, with settings that have its price.
         """
         from comic_upscale.commands.run import job_settings
+        from comic_upscale.engines.registry import check_remote
         from comic_upscale.estimates.workload import count_workload
         from comic_upscale.planning.preview import preview
         from comic_upscale.provisioning.registry import parse_target
@@ -397,6 +398,8 @@ class RentedUpscale:
         providers = open_providers(name)
         try:
             job = job_settings(values)
+            # Before a machine is rented.
+            check_remote(job)
             workload = count_workload(preview(job), job)
             ranked = find_offers(
                 providers, [gpu] if gpu else [], self.options.disk, workload, question_for(job.model, job.denoise)

@@ -189,8 +189,10 @@ def check_remote(settings: JobSettings) -> None:
     """Refuse a job that cannot run on a remote machine.
 
     Raises:
-        SettingsError: the engine or a rule cannot be used remotely.
+        SettingsError: the engine or another option cannot be used remotely.
     """
+    if settings.replace_sources:
+        raise SettingsError("--replace does not work on a remote machine: use `comic-upscale run`")
     if settings.face_model is not None:
         raise SettingsError("--face-model does not run on a remote machine: use `comic-upscale run`")
     if not find_factory(settings.backend).runs_remotely:

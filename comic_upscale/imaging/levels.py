@@ -54,10 +54,19 @@ _MOST_DISSENT = 4
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """The shades of 8 bits that become black and white."""
+    """The shades of 8 bits that become black and white.
+
+    Raises:
+        ValueError: they are not ``0 <= black < white <= 255``.
+    """
 
     black: int
     white: int
+
+    def __post_init__(self) -> None:
+        """Check the points: some come from files."""
+        if not 0 <= self.black < self.white <= 255:
+            raise ValueError(f"the black point must be below the white point, both 0 to 255, not {self}")
 
     def __str__(self) -> str:
         """Return the points for a note: ``black from 18, white from 229``."""

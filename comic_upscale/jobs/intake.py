@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -384,7 +385,8 @@ class Intake:
         """Return what decides the output besides the content: its format, the rules for its path, its volume."""
         matches = self._rules.path_matches(source)
         folder = [source.rpartition("/")[0]] if self._context.settings.looks_at_volumes else []
-        return " ".join([self._format_of(source, output), *map(str, matches), *folder])
+        # Not joined by a character that a folder may have, too.
+        return json.dumps([self._format_of(source, output), *matches, *folder])
 
     def _drop(self, incoming: _Incoming) -> None:
         """Release the bytes that were read ahead."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from comic_upscale.engines.registry import OpenEngines, check_cluster, check_remote, open_engines
-from comic_upscale.errors import RemoteError, SettingsError
+from comic_upscale.errors import RemoteError
 from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Event, JobFinished, Listener, Preparing
 from comic_upscale.execution.local.executor import LocalExecutor
@@ -131,8 +131,6 @@ async def run_job_async(
         settings = await asyncio.to_thread(with_recorded_selection, settings)
         model = await asyncio.to_thread(named_model, settings)
         if settings.replace_sources:
-            if remote is not None:
-                raise SettingsError("--replace does not work on a remote machine: use `comic-upscale run`")
             await asyncio.to_thread(Trash(settings.input).settle)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)

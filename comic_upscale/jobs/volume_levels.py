@@ -63,33 +63,36 @@ class VolumeLevels:
         if volume in self._recorded:
             return self._recorded[volume]
         pages = _spread(self._pages.get(volume, ()), MEASURED_PAGES)
-        shades = await run_in(context.files, self._measure, pages)
-        if shades is None:
+        shades, read = await run_in(context.files, self._measure, pages)
+        if not read:
+            # The run is to end, or no page can be read now: the next run measures.
             return None
         points = points_of_volume(shades)
         found = None if points is None else (points.black, points.white)
         await context.on_ledger(context.ledger.record_levels, context.job_id, volume, found)
         return found
 
-    def _measure(self, pages: Sequence[Page]) -> list[PageShades] | None:
-        """Return what pages tell about their volume; None if the run is to end, and processes no page of it.
+    def _measure(self, pages: Sequence[Page]) -> tuple[list[PageShades], int]:
+        """Return what pages tell about their volume, and how many could be read; none if the run is to end.
 
         A page that cannot be read fails later, with its reason.
         """
         settings = self._context.settings
         filters = paper_filters(settings)
         shades: list[PageShades] = []
+        read = 0
         for page in pages:
             if self._context.stop.requested:
-                return None
+                return [], 0
             try:
                 decoded = decode_page(self._context.sources.read_now(page), settings)
             except PageError:
                 continue
+            read += 1
             found = find_shades(apply_filters(decoded, filters))
             if found is not None:
                 shades.append(found)
-        return shades
+        return shades, read
 
     @cached_property
     def _pages(self) -> Mapping[str, list[Page]]:

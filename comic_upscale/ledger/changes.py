@@ -324,9 +324,11 @@ class LibraryChanges(LedgerFile):
         """Return the black and the white point of the volumes of a job whose pages were measured; None for none."""
         with self._translate_errors():
             cursor = self._db.execute("select volume, black, white from levels where job_id = ?", [job_id])
+            # Points that cannot be are measured again.
             return {
                 str(volume): None if black is None or white is None else (int(black), int(white))
                 for volume, black, white in cursor
+                if black is None or white is None or 0 <= black < white <= 255
             }
 
     def record_levels(self, job_id: int, volume: str, points: tuple[int, int] | None) -> None:

@@ -100,13 +100,14 @@ class SpotNotice:
     def _ask(self, path: str, headers: Mapping[str, str], method: str = "GET") -> str | None:
         """Return an answer; None for one that does not exist."""
         # Here, so that `--help` does not import it.
+        import http.client
         import urllib.error
         import urllib.request
 
         # Never through a proxy: the addresses mean this machine.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        request = urllib.request.Request(self._address + path, headers=dict(headers), method=method)
         try:
+            request = urllib.request.Request(self._address + path, headers=dict(headers), method=method)
             with opener.open(request, timeout=_ANSWER_SECONDS) as answer:
                 return str(answer.read(_MOST_BYTES).decode("utf-8", "replace"))
         except urllib.error.HTTPError as error:
@@ -114,6 +115,9 @@ class SpotNotice:
             if error.code == 404 and method == "GET":
                 return None
             raise _RefusedError(error.code) from None
+        except (http.client.HTTPException, ValueError) as error:
+            # An answer that is no HTTP, an address that is none, a token that is no header.
+            raise OSError(f"{type(error).__name__}: {error}") from None
 
 
 @contextmanager

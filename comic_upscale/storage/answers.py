@@ -69,8 +69,11 @@ class AnswerStore:
         """Return the row for which the answers of each page were used, by page; pages without a note are left out."""
         found = {}
         for note in self._folder.glob(f"*/{_ROW}"):
+            if not _NAME.fullmatch(note.parent.name):
+                continue
             with contextlib.suppress(OSError, ValueError):
-                found[note.parent.name] = int(note.read_bytes()[:20])
+                # A row's number has 64 bits.
+                found[note.parent.name] = int(note.read_bytes()[:18])
         return found
 
     def forget(self, pages: Iterable[str]) -> None:

@@ -80,6 +80,33 @@ def test_an_expired_token_is_renewed(fake: FakeMetadata) -> None:
     assert notice.look() is not None and fake.tokens == 8
 
 
+@pytest.mark.parametrize(
+    "said", [b"no HTTP at all\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n"]
+)
+def test_an_answer_that_is_none_is_a_service_that_fails(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(said)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(
+            OSError, match=r"BadStatusLine|IncompleteRead|ValueError|InvalidURL|URLError|urlopen"
+        ):
+            SpotNotice("gcp", f"http://127.0.0.1:{server.getsockname()[1]}").look()
+        thread.join()
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "http://a b", "http://[::1"])
+def test_an_address_that_is_none_is_a_service_that_fails(address: str) -> None:
+    with pytest.raises(OSError, match=r"BadStatusLine|IncompleteRead|ValueError|InvalidURL|URLError|urlopen"):
+        SpotNotice("aws", address).look()
+
+
 def test_a_service_that_fails_for_a_while_ends_nothing(fake: FakeMetadata) -> None:
     answers = iter([OSError("away"), None, "taken back"])
     told: list[str] = []

@@ -351,6 +351,7 @@ def test_an_output_in_a_bucket_counts_if_it_is_what_was_made(
                 ActorTask(
                     key="1-1-1", row_id=task.row_id, source=task.source, format=task.format,
                     extension=task.extension, sha256=task.sha256, address=None, stored_as="below/1-1-1",
+                    points=task.points,
                 )
             )  # fmt: skip
             return said, store

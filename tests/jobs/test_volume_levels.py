@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from comic_upscale.engines.registry import check_remote
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import PageError, SettingsError
+from comic_upscale.execution.local import steps
 from comic_upscale.execution.stop import StopRequest
+from comic_upscale.jobs import volume_levels
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.settings.job import JobSettings
@@ -144,3 +148,50 @@ def test_a_rule_gives_some_pages_the_levels_of_their_volume(job: Any, tmp_path: 
 def test_pages_have_no_volumes_on_a_remote_machine(job: Any) -> None:
     with pytest.raises(SettingsError, match="--levels volume does not run on a remote machine"):
         check_remote(job())
+
+
+def test_a_volume_that_cannot_be_read_is_measured_by_the_next_run(
+    job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, calm = job(), job(output=tmp_path / "calm")
+    run(calm)
+
+    def fail(*_: object) -> object:
+        raise PageError("unreadable", "the drive is away")
+
+    with monkeypatch.context() as away:
+        away.setattr(volume_levels, "decode_page", fail)
+        away.setattr(steps, "decode_page", fail)
+        run(settings)
+    assert levels(settings) == {}
+    run(job(retry_failed=True))
+    assert levels(settings) == levels(calm)
+
+
+@pytest.mark.parametrize(("black", "white"), [(100, 100), (200, 100)])
+def test_points_of_a_ledger_that_cannot_be_are_measured_again(
+    job: Any, tmp_path: Path, black: int, white: int
+) -> None:
+    settings = job()
+    run(settings)
+    right = levels(settings)
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
+        ledger.execute("update levels set black = ?, white = ?", [black, white])
+    (settings.output / "v.cbz").unlink()
+    run(settings)
+    assert levels(settings) == right
+
+
+def test_a_folder_with_a_number_in_its_name_is_no_rule(job: Any, tmp_path: Path) -> None:
+    """Equal pages are copied only if the same rules match them, in the same volume."""
+    (tmp_path / "in" / "v.cbz").unlink()
+    page = scan(0, 1)
+    for folder in ("0 Chapter", "Chapter"):
+        (tmp_path / "in" / folder).mkdir()
+        (tmp_path / "in" / folder / "x.png").write_bytes(page)
+    rules = read_rules([{"path": "/Chapter/", "levels": "50,200"}], ProcessingSettings)
+    settings = job(rules=rules)
+    run(settings)
+    notes = levels(settings)
+    assert "black from 50" in notes["Chapter/x.png"]
+    assert "black from 50" not in notes["0 Chapter/x.png"]

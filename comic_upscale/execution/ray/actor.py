@@ -6,6 +6,7 @@ Nothing here imports Ray, which only calls it. Pages in a bucket are read, and o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -214,8 +215,9 @@ class PageActor:
         """
         for _ in range(_STORE_TRIES):
             await self._outputs.put(name, data, token)
-            if await asyncio.to_thread(self._digest_of, name) == sha256:
-                return
+            with contextlib.suppress(PageError):
+                if await asyncio.to_thread(self._digest_of, name) == sha256:
+                    return
         raise PageError("output", "the bucket does not give back the output that was written to it")
 
     def _digest_of(self, name: str) -> str:

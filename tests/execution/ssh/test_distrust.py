@@ -131,6 +131,7 @@ def test_pages_in_progress_are_shown_without_control_characters(monkeypatch: pyt
     _, out, _ = status_of({**STATUS, "within": within}, monkeypatch)
     assert "tile 3 of 5" in out
     assert "\x1b" not in out
+    assert json.loads(status_of({**STATUS, "within": within}, monkeypatch, "--json")[1])["within"] == within
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,10 @@ def test_nothing_is_rented_for_a_mistake_or_a_dry_run(
     assert remote("upscale", *asked, "--dry-run")[0] == 0
     assert remote("upscale", "box", "--max-hours", 2, "--input", tmp_path / "pages")[0] == 2
     assert remote("upscale")[0] == 2
+    # What no remote machine can do is refused before one is rented.
+    for option in (("--levels", "volume"), ("--face-model", str(tmp_path))):
+        code, _, err = remote("upscale", *asked, *option)
+        assert (code, "remote machine" in err) == (2, True), err
     # Of a budget over all machines, nothing is left.
     code, _, err = remote("upscale", *asked, "--budget", 0.01)
     assert (code, "--budget" in err) == (2, True)
