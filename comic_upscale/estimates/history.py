@@ -169,7 +169,8 @@ def _recorded_key(run: dict[str, Any]) -> tuple[object, ...] | None:
     try:
         settings = JobSettings.from_json(run["settings"])
         return run["model_sha256"], fingerprinted_options(settings), str(settings.size), settings.tta
-    except ComicUpscaleError:
+    except (ComicUpscaleError, OSError):
+        # Of another version, or with a file that is gone.
         return None
 
 
