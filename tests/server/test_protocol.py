@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ from comic_upscale.server.protocol import MOST_HEAD, protocol_options
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 MUCH = 16 << 20
-"""More than what sockets hold, and far less than what an attacker would send."""
+"""Far less than what an attacker would send."""
+SOCKETS = 8 << 20
+"""More than what the buffers of both ends of a socket hold."""
 
 
 @pytest.fixture(params=["httptools", "h11"])
@@ -117,7 +120,7 @@ async def send_until_closed(reader: asyncio.StreamReader, writer: asyncio.Stream
 def test_what_is_no_body_has_a_limit(options: dict[str, Any], begin: bytes, piece: bytes) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(begin)
-        assert await send_until_closed(reader, writer, piece) < MUCH
+        assert await send_until_closed(reader, writer, piece) < SOCKETS
 
     talk_to_server(options, talk)
 
@@ -141,5 +144,54 @@ def test_large_bodies_and_many_requests_pass(options: dict[str, Any]) -> None:
             writer.write(b"1\r\nc\r\n")
         writer.write(b"0\r\n\r\n")
         assert await answer(reader) == (b"200", b"20000")
+
+    talk_to_server(options, talk)
+
+
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+BODY = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+WITH_LENGTH = b"Content-Length: %d\r\n\r\n" % len(BODY)
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (POST + UPGRADE + WITH_LENGTH + BODY,),
+        (POST + UPGRADE + WITH_LENGTH, BODY),
+        (POST + UPGRADE + CHUNKED, CHUNKS),
+    ],
+    ids=["in one piece", "in two pieces", "chunked"],
+)
+def test_a_request_that_asks_for_another_protocol_keeps_its_body(
+    options: dict[str, Any], pieces: tuple[bytes, ...]
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            # The next piece is a segment of its own.
+            await asyncio.sleep(0.05)
+        writer.write(POST + b"Connection: close\r\nContent-Length: 1\r\n\r\nx")
+        answers = await reader.read()
+        assert [answers.count(text) for text in (b"HTTP/1.1 200", b"HTTP/1.1 4")] == [2, 0]
+        assert b"\r\n\r\n%d" % len(BODY) in answers
+
+    talk_to_server(options, talk)
+
+
+def test_a_later_request_for_another_protocol_smuggles_none(options: dict[str, Any]) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(POST + b"Content-Length: 1\r\n\r\nx")
+        await reader.readuntil(b"\r\n\r\n1")
+        writer.write(POST + UPGRADE + WITH_LENGTH)
+        await asyncio.sleep(0.05)
+        with contextlib.suppress(OSError):
+            writer.write(BODY)
+            writer.write_eof()
+        answers = await reader.read()
+        # Read as a body, or refused: never one request more.
+        assert answers.count(b"HTTP/1.1") == 1
 
     talk_to_server(options, talk)
