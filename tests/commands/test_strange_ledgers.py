@@ -87,7 +87,7 @@ class Job:
         self.ledger = self.output / ".comic-upscale" / "ledger.sqlite3"
         self.run = (
             "run", "--input", self.input, "--output", self.output, "--model", weights, "--device", "cpu",
-            "--workers", "1", "--price", "0.2",
+            "--workers", "1", "--price", "0.2", "--levels", "volume",
         )  # fmt: skip
         draw(self.input / "page.png", 1)
         (self.input / "page.txt").write_text("a caption")

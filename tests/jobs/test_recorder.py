@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from comic_upscale.execution.base import PageUpscaled
+from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs import recorder as recorder_module
 from comic_upscale.jobs.begin import begin_run, open_ledger
@@ -49,7 +50,15 @@ async def run_of(settings: JobSettings) -> AsyncIterator[JobContext]:
         async with (
             open_ledger(settings) as (ledger, on_ledger),
             begin_run(
-                job, discovery, stores, files, ledger, on_ledger, lambda event: None, StopRequest()
+                job,
+                discovery,
+                stores,
+                files,
+                ledger,
+                on_ledger,
+                lambda event: None,
+                StopRequest(),
+                LocalExecutor(lambda *_: []),
             ) as context,
         ):
             yield context
