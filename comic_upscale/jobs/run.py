@@ -133,7 +133,7 @@ async def run_job_async(
         if settings.replace_sources:
             if remote is not None:
                 raise SettingsError("--replace does not work on a remote machine: use `comic-upscale run`")
-            await asyncio.to_thread(Trash(settings.input).settle)
+            await asyncio.to_thread(_settle, settings)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
         begun = has_begun(settings.folder, settings.ledger_path)
@@ -174,6 +174,19 @@ async def _restore_ledger(settings: JobSettings, emit: Listener) -> LedgerCopy |
 
     await asyncio.to_thread(restore)
     return copy
+
+
+def _settle(settings: JobSettings) -> None:
+    """Complete the replacements that a kill interrupted.
+
+    Raises:
+        LedgerBusyError: another run or `restore` is working on the folder.
+    """
+    trash = Trash(settings.input)
+    # Without a trash there is nothing to do, and an input that is refused gets no folder.
+    if trash.is_there():
+        with hold_job(settings.folder, settings.ledger_path):
+            trash.settle()
 
 
 async def _resolve(
