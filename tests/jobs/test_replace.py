@@ -200,6 +200,27 @@ def test_a_run_changes_nothing_while_another_process_works_on_the_library(librar
     assert "a.jpg" not in visible(library)
 
 
+def test_a_replaced_file_that_is_renamed_during_a_later_run_keeps_its_original(
+    library: Path, job: Any
+) -> None:
+    before = visible(library)
+    run(job())
+    page(library / "new.png", 30)
+    new = (library / "new.png").read_bytes()
+
+    def rename(_: object) -> None:
+        if (library / "a.png").exists():
+            (library / "a.png").rename(library / "cover.png")
+
+    finished = run_job(job(), open_engines=lambda *_: [NearestEngine(rename, limit=4)])
+    assert finished.replaced_now == 1
+    (warning,) = finished.warnings
+    assert "a.jpg was not replaced: its replacement was moved" in warning
+    assert restore(library, change=True).kept == ()
+    before["cover.jpg"] = before.pop("a.jpg")
+    assert visible(library) == {**before, "new.png": new}
+
+
 def test_a_new_original_under_the_name_of_a_pruned_one(library: Path, job: Any) -> None:
     before = visible(library)
     run(job())
