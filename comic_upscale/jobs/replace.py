@@ -78,10 +78,14 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
     result = ReplaceResult()
     for row in candidates:
         entry = entries[row.source]
-        record = records.get(row.source) if _is_in_trash(entry.path, library) else None
+        in_trash = _is_in_trash(entry.path, library)
+        record = records.get(row.source) if in_trash else None
         if record is not None and record.new_sha256 == row.output_sha256:
             continue
         try:
+            if in_trash and record is None:
+                # What is in the trash must never be taken for an original of the library.
+                raise NotReplacedError("its replacement was moved or removed during the run")
             if row.kind == VOLUME:
                 _check_volume(context, row, entry, containers)
             _check(row, entry, pages.get(row.id, ()))

@@ -131,7 +131,7 @@ async def run_job_async(
         settings = await asyncio.to_thread(with_recorded_selection, settings)
         model = await asyncio.to_thread(named_model, settings)
         if settings.replace_sources:
-            await asyncio.to_thread(Trash(settings.input).settle)
+            await asyncio.to_thread(_settle, settings)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
         begun = has_begun(settings.folder, settings.ledger_path)
@@ -172,6 +172,19 @@ async def _restore_ledger(settings: JobSettings, emit: Listener) -> LedgerCopy |
 
     await asyncio.to_thread(restore)
     return copy
+
+
+def _settle(settings: JobSettings) -> None:
+    """Complete the replacements that a kill interrupted.
+
+    Raises:
+        LedgerBusyError: another run or `restore` is working on the folder.
+    """
+    trash = Trash(settings.input)
+    # Without a trash there is nothing to do, and an input that is refused gets no folder.
+    if trash.is_there():
+        with hold_job(settings.folder, settings.ledger_path):
+            trash.settle()
 
 
 async def _resolve(

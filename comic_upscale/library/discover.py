@@ -13,7 +13,6 @@ from typing import TypeAlias
 
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
-from comic_upscale.library.member_names import LITTER
 from comic_upscale.library.naming import Extension, extension_below, folder_names, output_names, valid_names
 from comic_upscale.library.page import Page
 from comic_upscale.library.parts import (
@@ -32,7 +31,7 @@ from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_contents import is_volume_name
 from comic_upscale.library.volume_placing import OpenedVolume, PlacedVolume, VolumePlacer, describe_notes
 from comic_upscale.settings.job import ArchiveOutput, VolumeRules
-from comic_upscale.settings.paths import MARKER_FOLDER, path_text
+from comic_upscale.settings.paths import LITTER, MARKER_FOLDER, path_text
 from comic_upscale.storage.base import SourceEntry, SourceStore, StoredObject
 from comic_upscale.storage.local import LocalSourceStore
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import re
 
-LITTER = frozenset(
-    ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
-)
-"""Names of files and folders that operating systems make, lower case. In "@eaDir", a Synology keeps thumbnails:
-JPEGs that look like pages."""
+from comic_upscale.settings.paths import LITTER
 
 _LONGEST_PART = 240
 """Bytes of one part of a name; file systems hold 255, and an output's suffix may be longer."""

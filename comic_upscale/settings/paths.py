@@ -12,6 +12,15 @@ from comic_upscale.settings.sizes import Size
 MARKER_FOLDER = ".comic-upscale"
 """The hidden folder in every output folder. It holds the ledger and marks the folder as an output of this package."""
 
+LITTER = frozenset(
+    (
+        "__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "#recycle", "@recycle",
+        "system volume information",
+    )
+)  # fmt: skip
+"""Names of files and folders that operating systems make, lower case. In "@eaDir", a Synology keeps thumbnails:
+JPEGs that look like pages. "#recycle" and "@recycle" are the bins of a Synology and a QNAP."""
+
 LEDGER_NAME = "ledger.sqlite3"
 
 _ANSWERS = "answers"

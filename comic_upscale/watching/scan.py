@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from comic_upscale.library.member_names import LITTER
 from comic_upscale.library.naming import valid_names
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.paths import LITTER, MARKER_FOLDER
 
 
 class FileState(NamedTuple):

@@ -30,7 +30,7 @@ finished = run_job(settings, open_engines=lambda *_: [NearestEngine(pause(0.004)
 sys.exit(finished.failed > 0)
 """
 
-KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "5"))
+KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "3"))
 
 
 def start(pages: Path, output: Path, weights: Path) -> subprocess.Popen[bytes]:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.errors import InputError, SettingsError
+from comic_upscale.errors import InputError, LedgerBusyError, SettingsError
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.restore import prune_trash, restore
 from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.status import read_status
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
@@ -182,6 +183,42 @@ def test_a_copy_of_a_replaced_file_is_not_upscaled_again(library: Path, job: Any
     assert "best/a.jpg" in restore(library, change=True).files
     assert copied.with_name("a.jpg").read_bytes() == (library / "a.jpg").read_bytes() == original
     assert prune_trash(library, remove=False).files == ()
+
+
+def test_a_run_changes_nothing_while_another_process_works_on_the_library(library: Path, job: Any) -> None:
+    original = (library / "a.jpg").read_bytes()
+    run(job())
+    # As after a kill between the last two steps of a replacement.
+    (library / "a.jpg").write_bytes(original)
+    journal = library / TRASH / "journal.jsonl"
+    journal.write_text(journal.read_text().replace('"done": true', '"done": false'))
+    before, noted = visible(library), journal.read_bytes()
+    with hold_job(job().output, job().ledger_path), pytest.raises(LedgerBusyError, match="another run"):
+        run_without_engine(job())
+    assert (visible(library), journal.read_bytes()) == (before, noted)
+    assert run_without_engine(job()).replaced == 3
+    assert "a.jpg" not in visible(library)
+
+
+def test_a_replaced_file_that_is_renamed_during_a_later_run_keeps_its_original(
+    library: Path, job: Any
+) -> None:
+    before = visible(library)
+    run(job())
+    page(library / "new.png", 30)
+    new = (library / "new.png").read_bytes()
+
+    def rename(_: object) -> None:
+        if (library / "a.png").exists():
+            (library / "a.png").rename(library / "cover.png")
+
+    finished = run_job(job(), open_engines=lambda *_: [NearestEngine(rename, limit=4)])
+    assert finished.replaced_now == 1
+    (warning,) = finished.warnings
+    assert "a.jpg was not replaced: its replacement was moved" in warning
+    assert restore(library, change=True).kept == ()
+    before["cover.jpg"] = before.pop("a.jpg")
+    assert visible(library) == {**before, "new.png": new}
 
 
 def test_a_new_original_under_the_name_of_a_pruned_one(library: Path, job: Any) -> None:

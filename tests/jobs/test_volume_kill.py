@@ -15,7 +15,7 @@ import pytest
 from tests.archives import make_zip, pictures, read_cbz
 from tests.jobs.test_kill import start
 
-DEFAULT = 3
+DEFAULT = 2
 KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", DEFAULT))
 PAGES = 6
 """Pages of the real volume. A trial of more kills takes all of them."""
@@ -73,4 +73,4 @@ def test_kills_over_a_real_volume(tmp_path: Path, tiny_weights: Path, comics_dir
 
 def test_kills_over_a_small_volume(tmp_path: Path, tiny_weights: Path) -> None:
     source = make_zip(tmp_path / "v.cbz", {**pictures(30), "ComicInfo.xml": b"<ComicInfo/>"})
-    storm(source, tmp_path, tiny_weights, 3)
+    storm(source, tmp_path, tiny_weights, DEFAULT)

@@ -123,6 +123,7 @@ def test_one_volume(tmp_path: Path) -> None:
 
 def test_litter_is_passed_over_without_a_word(tmp_path: Path) -> None:
     plant(tmp_path, "._1.png", ".hidden/1.png", "__MACOSX/1.png", "@eaDir/1.jpg", "Thumbs.db", ".DS_Store")
+    plant(tmp_path, "#recycle/1.png", "@Recycle/1.png", "$RECYCLE.BIN/1.png", ".Trash-1000/files/1.png")
     assert discover(tmp_path, extension="png") == Discovery(())
 
 

@@ -117,6 +117,108 @@ def test_an_edited_replacement_stays(library: Path) -> None:
     assert (library / TRASH / "series" / "a.jpg").read_bytes() == OLD
 
 
+@pytest.mark.parametrize(
+    "folder", [".Trash-1000/files", "#recycle", "@Recycle", "series/$RECYCLE.BIN", "@eaDir", "other-x2/sub"]
+)
+def test_a_replacement_that_was_removed_from_the_library_is_not_followed(library: Path, folder: str) -> None:
+    """It may be in a recycle bin, or among the outputs of another job."""
+    trash = exchange(library)
+    (library / "other-x2" / ".comic-upscale").mkdir(parents=True)
+    gone = library / folder / "a.png"
+    gone.parent.mkdir(parents=True, exist_ok=True)
+    (library / "series" / "a.png").rename(gone)
+    trash.settle()
+    assert trash.in_force() == ()
+    (record,) = trash.stranded()
+    trash.put_back(record, change=True)
+    assert visible(library) == {"series/a.jpg": OLD, f"{folder}/a.png": NEW}
+
+
+def test_the_copies_of_another_job_are_its_own(library: Path) -> None:
+    trash = exchange(library)
+    (library / "other-x2" / ".comic-upscale").mkdir(parents=True)
+    copy = library / "other-x2" / "a.png"
+    copy.write_bytes(NEW)
+    trash.settle()
+    assert [record.new for record in trash.in_force()] == ["series/a.png"]
+
+
+def test_a_replacement_whose_name_is_in_capitals_now_is_followed(library: Path) -> None:
+    trash = exchange(library)
+    (library / "best").mkdir()
+    (library / "series" / "a.png").rename(library / "best" / "A.PNG")
+    trash.settle()
+    (record,) = trash.in_force()
+    trash.restore(record)
+    assert visible(library) == {"best/A.jpg": OLD}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        # Nothing in common: in their order.
+        (("1.png", "2.png"), ("1.jpg", "2.jpg")),
+        (("a (old).png", "b (old).png"), ("a (old).jpg", "b (old).jpg")),
+        # The less alike comes first by its name.
+        (("a1.png", "Z.png"), ("a1.jpg", "Z.jpg")),
+        (("Z.png", "b1.png"), ("Z.jpg", "b1.jpg")),
+        (("../one/a.png", "../one/b.png"), ("../one/a.jpg", "../one/b.jpg")),
+        # One was moved, and the other is where it was.
+        (("c.png", "b.png"), ("c.jpg", "b.jpg")),
+        (("a.png", "c.png"), ("a.jpg", "c.jpg")),
+    ],
+)
+def test_two_originals_with_equal_replacements_keep_their_files(
+    library: Path, names: tuple[str, str], expected: tuple[str, str]
+) -> None:
+    exchange(library)
+    series, other = library / "series", b"another original"
+    (series / "b.jpg").write_bytes(other)
+    trash = Trash(library)
+    trash.exchange(
+        series / "b.jpg",
+        series / "b.png",
+        library.parent / "out.png",
+        source_sha256=sha(other),
+        new_sha256=sha(NEW),
+    )
+    (library / "one").mkdir()
+    for old, name in zip(("a.png", "b.png"), names, strict=True):
+        (series / old).rename(series / name)
+    trash.settle()
+    # Each is followed again from where it is now.
+    for name in names:
+        (series / name).rename((series / name).with_stem(f"{Path(name).stem}+"))
+    trash.settle()
+    for record in trash.in_force():
+        trash.restore(record)
+    found = [(series / name).with_stem(f"{Path(name).stem}+").read_bytes() for name in expected]
+    assert found == [OLD, other]
+    assert len(visible(library)) == 2
+
+
+def test_a_copy_shares_the_original_of_the_file_that_it_is_named_after(library: Path) -> None:
+    exchange(library)
+    series, other = library / "series", b"another original"
+    (series / "b.jpg").write_bytes(other)
+    trash = Trash(library)
+    trash.exchange(
+        series / "b.jpg",
+        series / "b.png",
+        library.parent / "out.png",
+        source_sha256=sha(other),
+        new_sha256=sha(NEW),
+    )
+    (series / "a copy.png").write_bytes(NEW)
+    (series / "b copy.png").write_bytes(NEW)
+    trash.settle()
+    for record in trash.in_force():
+        trash.restore(record)
+    assert visible(library) == {
+        "series/a copy.jpg": OLD, "series/a.jpg": OLD, "series/b copy.jpg": other, "series/b.jpg": other,
+    }  # fmt: skip
+
+
 def test_two_originals_of_one_name_are_both_kept(library: Path) -> None:
     trash = exchange(library)
     (library / "series" / "a.png").unlink()

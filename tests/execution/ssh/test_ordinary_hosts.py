@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import draw
+from tests.conftest import LONG, draw
 from tests.execution.ssh.conftest import Box, Invoke
 from tests.execution.ssh.test_whole_way import outputs, wait_for
 
 
-@pytest.fixture(params=["bash", "fish", "tcsh"])
+@pytest.fixture(params=["bash", "fish", "tcsh"] if LONG else ["tcsh"])
 def noisy(request: pytest.FixtureRequest, box: Box) -> Box:
     """The rented machine, with a login shell of this kind that prints something at each start."""
     box.use_noisy_login(request.param)
