@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -23,7 +24,7 @@ from comic_upscale.errors import DatabaseError, SettingsError
 from comic_upscale.server import watches
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.ids import new_id
-from comic_upscale.server.roots import find_below
+from comic_upscale.server.roots import find_below, is_folder
 from comic_upscale.server.services import Services
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.selection import Selection, write_selection
@@ -42,8 +43,8 @@ POLL_SECONDS = 20.0
 """Seconds between two looks at a folder; more if a look takes long."""
 ANSWER_SECONDS = 30.0
 """A folder whose list takes longer than this counts as not answering, until it does."""
-AT_ONCE = 8
-"""Folders that are listed at the same time. A drive that does not answer holds back its own folder."""
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -77,23 +78,26 @@ class FolderWatch:
     holder: str = field(default_factory=new_id)
     """The name of this server in the leases."""
     _held: dict[str, _Held] = field(default_factory=dict)
-    _roots: tuple[Path, ...] = ()
-    """The real roots, found once: the event loop must not wait for a drive."""
-    _threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(AT_ONCE, thread_name_prefix="watch")
-    )
+    _roots: list[Path] = field(default_factory=list)
+    """The real roots whose drives have answered, each found once: the event loop must not wait for a drive."""
+    _root_threads: dict[Path, Future[Path]] = field(default_factory=dict)
+    """The threads that find them."""
+    _threads: dict[tuple[str, str], Future[_Look]] = field(default_factory=dict)
+    """The threads that look, by input and output. A drive that does not answer holds back its own folders only."""
 
     async def run(self) -> None:
-        """Look again and again, until cancelled. An error of the database is logged, and the next round may succeed."""
+        """Look again and again, until cancelled. An error is logged, and the next round may succeed."""
         try:
             while True:
                 try:
                     await self.look()
                 except DatabaseError as error:
                     log.error("watched folders: %s", error)
+                except Exception:
+                    # The server goes on, which would end with this task.
+                    log.exception("watched folders: an unexpected error")
                 await asyncio.sleep(ROUND_SECONDS)
         finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
             # Another server need not wait for them.
             holder = self.holder
             with contextlib.suppress(DatabaseError):
@@ -102,17 +106,38 @@ class FolderWatch:
     async def look(self) -> None:
         """Look once at every folder whose turn it is. Returns when they were looked at, or after a round."""
         await self.services.live.refresh()
-        if not self._roots:
-            roots = self.services.settings.root_folders
-            self._roots = await asyncio.to_thread(lambda: tuple(root.resolve() for root in roots))
+        await self._find_roots()
         rows, now = await self._take()
-        for watch_id in self._held.keys() - rows.keys():
-            self._forget(watch_id)
+        for watch_id in list(self._held):
+            # Without the lease, it may have been paused and resumed, or another server may have begun jobs for it.
+            if watch_id not in rows or rows[watch_id]["holder"] != self.holder:
+                self._forget(watch_id)
+        self._threads = {key: thread for key, thread in self._threads.items() if not thread.done()}
         for watch_id, row in rows.items():
             await self._begin_look(watch_id, row, now)
         tasks = [held.task for held in self._held.values() if held.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=ROUND_SECONDS)
+
+    async def _find_roots(self) -> None:
+        """Find the real roots that are not known yet. Those that do not answer are waited for once, and found later."""
+        new = []
+        for root in self.services.settings.root_folders:
+            if root not in self._root_threads:
+                self._root_threads[root] = _in_thread(root.resolve)
+                new.append(asyncio.wrap_future(self._root_threads[root]))
+        if new:
+            try:
+                await asyncio.wait(new, timeout=ROUND_SECONDS)
+            finally:
+                for each in new:
+                    each.cancel()
+        for root, thread in list(self._root_threads.items()):
+            if thread.done() and (error := thread.exception()) is not None:
+                log.error("watched folders: %s cannot be used: %s", root, error)
+                del self._root_threads[root]
+            elif thread.done() and thread.result() not in self._roots:
+                self._roots.append(thread.result())
 
     async def _take(self) -> tuple[dict[str, Mapping[str, Any]], int]:
         """Return the rows of the folders whose leases this server has now, and the time of the database."""
@@ -148,12 +173,23 @@ class FolderWatch:
                 held.is_late = True
                 await self._record(watch_id, problem=f"{row['input']} does not answer. Is its drive there?")
             return
-        if held.task is not None and (error := held.task.exception()) is not None:
-            log.error("the watched folder %s: %s", row["input"], error)
+        if held.task is not None and not held.task.cancelled() and (error := held.task.exception()):
+            held.next_look = max(held.next_look, now + POLL_SECONDS)
+            await self._note_error(watch_id, row, error)
         held.task = None
         if now >= held.next_look:
             held.began, held.is_late = now, False
             held.task = asyncio.create_task(self._look_at(watch_id, row, held, at))
+
+    async def _note_error(self, watch_id: str, row: Mapping[str, Any], error: BaseException) -> None:
+        if isinstance(error, DatabaseError):
+            log.error("the watched folder %s: %s", row["input"], error)
+            return
+        log.error("the watched folder %s: an unexpected error", row["input"], exc_info=error)
+        text = (
+            f"{row['input']} cannot be looked at ({type(error).__name__}). The log of the server says more."
+        )
+        await self._record(watch_id, problem=text, looked_at=now_ms())
 
     def _open(self, row: Mapping[str, Any]) -> WatchedFolder:
         return WatchedFolder(
@@ -165,8 +201,13 @@ class FolderWatch:
         )
 
     async def _look_at(self, watch_id: str, row: Mapping[str, Any], held: _Held, at: int) -> None:
-        roots, folder = self.services.settings.root_folders, held.folder
-        found = await self._in_thread(lambda: _look(roots, row, folder, at))
+        roots, folder, key = tuple(self._roots), held.folder, (row["input"], row["output"])
+        if key in self._threads:
+            # It may hang since before a pause. A drive that does not answer gets no second thread.
+            with contextlib.suppress(Exception):
+                await asyncio.wrap_future(self._threads[key])
+        thread = self._threads[key] = _in_thread(lambda: _look(roots, row, folder, at))
+        found = await asyncio.wrap_future(thread)
         held.next_look = self.clock() + seconds_to_next_look([folder], POLL_SECONDS)
         problem = found.problem
         if found.due is not None and problem is None:
@@ -201,21 +242,34 @@ class FolderWatch:
             lambda connection: watches.record(connection, holder, watch_id, **seen)
         )
 
-    async def _in_thread(self, work: Callable[[], _Look]) -> _Look:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+def _in_thread(work: Callable[[], T]) -> Future[T]:
+    """Begin blocking work in a thread of its own, which the end of the process does not wait for."""
+    done = Future[T]()
+    # It cannot be cancelled any more.
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="watch", daemon=True).start()
+    return done
 
 
 def _look(roots: tuple[Path, ...], row: Mapping[str, Any], folder: WatchedFolder, now: int) -> _Look:
     """Look at a folder and at the place of its results. Blocks.
 
     Args:
-        roots: of the server.
+        roots: the real ones of the server.
         row: of the watched folder.
         folder: the same folder.
         now: the time of the database, in milliseconds.
     """
     try:
-        if folder.root.exists():
+        if is_folder(folder.root):
             # A folder above it may have become a link.
             find_below(roots, row["input"])
         due = folder.look()
@@ -224,16 +278,26 @@ def _look(roots: tuple[Path, ...], row: Mapping[str, Any], folder: WatchedFolder
         output = find_below(roots, row["output"], must_exist=False)
     except SettingsError as error:
         return _Look(problem=_sentence(str(error)))
-    pages, has_results = folder.pages_found, (output / MARKER_FOLDER).is_dir()
+    except OSError as error:
+        return _Look(problem=_cannot_be_used(row["input"], error))
+    pages = folder.pages_found
+    try:
+        has_results = is_folder(output / MARKER_FOLDER)
+    except OSError as error:
+        return _Look(problem=_cannot_be_used(row["output"], error), pages=pages)
+    due = _wanted(row, folder, due, now)
     return _Look(
-        problem=_why_not(row, folder, pages, has_results=has_results),
-        due=_enough(row, folder, due, now),
+        problem=_why_not(row, folder, pages, due, has_results=has_results),
+        due=due,
         has_results=has_results,
         pages=pages,
     )
 
 
-def _why_not(row: Mapping[str, Any], folder: WatchedFolder, pages: int, *, has_results: bool) -> str | None:
+def _why_not(
+    row: Mapping[str, Any], folder: WatchedFolder, pages: int, due: Due | None, *, has_results: bool
+) -> str | None:
+    """Return why no job begins for what is due, in sentences; None if one may."""
     if folder.outside:
         return f"{folder.root / folder.outside[0]} is a link that leads out of the library: remove it."
     if not pages:
@@ -243,14 +307,20 @@ def _why_not(row: Mapping[str, Any], folder: WatchedFolder, pages: int, *, has_r
             f"The results in {row['output']} are gone. The watch goes on when they are back: is their drive there? To "
             "begin again without them, pause and resume it."
         )
+    if due is not None and len(due.unsettled) > MOST_NAMED:
+        return f"{len(due.unsettled):,} files still change. A job begins once at most {MOST_NAMED} do."
     return None
 
 
-def _enough(row: Mapping[str, Any], folder: WatchedFolder, due: Due | None, now: int) -> Due | None:
-    """Return what is due: all of it if the last job was not completed, and nothing while very much still changes."""
+def _wanted(row: Mapping[str, Any], folder: WatchedFolder, due: Due | None, now: int) -> Due | None:
+    """Return what is due: all of it if the last job was not completed."""
     if watches.may_try_again(row, now) or (due is not None and watches.is_unfinished(row)):
-        due = folder.everything()
-    return due if due is None or len(due.unsettled) <= MOST_NAMED else None
+        return folder.everything()
+    return due
+
+
+def _cannot_be_used(path: str, error: OSError) -> str:
+    return f"{path} cannot be used: {error.strerror or type(error).__name__}. Is its drive there?"
 
 
 def _sentence(text: str) -> str:

@@ -19,8 +19,9 @@ def requeue(
 ) -> Mapping[str, Any] | None:
     """Queue a job that has ended again as a new job, and return its row; None if it has not ended.
 
-    The files of the new job are kept as long as those of the old one, counted from now. Those of an upload without an
-    account are deleted when they would have been: otherwise a visitor could keep them for ever.
+    The new job looks at the same part of a folder. Its files are kept as long as those of the old one, counted from
+    now. Those of an upload without an account are deleted when they would have been: otherwise a visitor could keep
+    them for ever.
 
     Args:
         connection: in a transaction that writes.
@@ -40,8 +41,8 @@ def requeue(
             id=new_id(), owner_id=row["owner_id"], upload_id=row["upload_id"], requeue_of=row["id"], lane=row["lane"],
             priority=PRIORITY[row["lane"]], status="queued", params={**row["params"], **changes}, title=row["title"],
             created_at=now, updated_at=now, expires_at=expires_at,
-            input=row["input"], output=row["output"], callback_url=row["callback_url"],
-            email=row["email"],
+            input=row["input"], output=row["output"], selection=row["selection"],
+            callback_url=row["callback_url"], email=row["email"],
         )
         .returning(*jobs.c)
     ).mappings().one()  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,15 +30,29 @@ def find_below(roots: Sequence[Path], text: str, *, must_exist: bool = True) -> 
         raise SettingsError("this is no path of a file or folder")
     try:
         path = (roots[0] / text).resolve(strict=must_exist)
-        allowed = [root.resolve(strict=True) for root in roots if root.exists()]
+        # The drive of another root may not answer: its own is asked first.
+        ordered = sorted(roots, key=lambda root: not path.is_relative_to(root))
+        is_allowed = any(path.is_relative_to(root.resolve(strict=True)) for root in ordered if root.exists())
     except OSError as error:
         raise SettingsError(f"{text[:200]} cannot be used: {error.strerror or error}") from None
     except RuntimeError:
         raise SettingsError(f"{text[:200]} is a link that leads to itself") from None
-    if not any(path == root or path.is_relative_to(root) for root in allowed):
+    if not is_allowed:
         # The same answer whether it exists or not: this is no way to look around.
         raise SettingsError(f"{text[:200]} is not below a folder that the server was started with (--root)")
     return path
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder. In contrast to `Path.is_dir`, a drive that fails does not count as no folder.
+
+    Raises:
+        OSError: it cannot be told.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def check_links(roots: Sequence[Path], folder: Path) -> None:

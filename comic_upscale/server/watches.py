@@ -120,8 +120,8 @@ def list_all(connection: Connection, owner_id: str | None = None) -> list[Mappin
 
 
 def set_paused(connection: Connection, account: Account, watch_id: str, *, paused: bool) -> None:
-    """Pause or resume a watched folder. Resumed, it is looked at as if its results had never been there."""
-    resumed = {"has_results": False, "errors": 0, "holder": None, "lease_until": now_ms()}
+    """Pause or resume a watched folder. Resumed, it is looked at as if it had never been upscaled."""
+    resumed = {"done": None, "has_results": False, "errors": 0, "holder": None, "lease_until": now_ms()}
     connection.execute(
         sa.update(watches)
         .where(watches.c.id == watch_id)

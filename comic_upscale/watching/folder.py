@@ -244,4 +244,11 @@ def _stands_alone(source: str) -> bool:
 
 def _as_pattern(source: str) -> str:
     """Return a pattern as in ``.gitignore`` that matches exactly this source."""
-    return "".join(f"\\{char}" if char in "\\*?[]!# " else char for char in source)
+    return "".join(_literal(char) for char in source)
+
+
+def _literal(char: str) -> str:
+    if char.isspace() and char != " ":
+        # At the end of a pattern, other spaces are cut off even behind a backslash.
+        return f"[{char}]"
+    return f"\\{char}" if char in "\\*?[]!# " else char

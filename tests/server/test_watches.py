@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import threading
@@ -15,6 +16,7 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.errors import DatabaseError
 from comic_upscale.server import folder_watch, queue
 from comic_upscale.server.accounts import ensure_user
 from comic_upscale.server.database.schema import audit, jobs, now_ms, users, watches
@@ -259,14 +261,26 @@ def test_results_that_are_gone_are_not_made_again_by_themselves(
     watch.end_job()
     watch.settle()
     shutil.rmtree(root / "Inbox" / "upscaled")
-    draw(root / "Inbox" / "2.png", 2, size=(40, 60))
     watch.settle()
     assert "are gone" in shown(boss)["problem"] and len(watch.jobs()) == 1
     watch_id = watch.row()["id"]
+    # No look needs to come between the two.
     for action in ("pause", "resume"):
         assert boss.post(f"/api/v1/watches/{watch_id}/{action}").status_code == 200
-        watch.settle()
-    assert len(watch.jobs()) == 2 and shown(boss)["problem"] is None
+    watch.settle()
+    assert [job["selection"] for job in watch.jobs()] == [None, None] and shown(boss)["problem"] is None
+
+
+def test_a_lease_that_went_away_and_came_back_forgets_what_is_held(watch: Watch, root: Path) -> None:
+    watch.settle()
+    watch.end_job()
+    watch.look()
+    before = next(iter(watch.folders._held.values()))
+    lost = sa.update(watches).values(holder="another", lease_until=0)
+    watch.services.database.write(lambda c: c.execute(lost))
+    watch.look()
+    assert watch.row()["holder"] == watch.folders.holder
+    assert next(iter(watch.folders._held.values())) is not before
 
 
 def test_a_link_that_leads_out_is_refused(
@@ -317,6 +331,8 @@ def test_outputs_are_checked_and_not_shared(watch: Watch, boss: httpx.Client, ro
     for output in ("Inbox/upscaled", "..", ".", "Other"):
         answer = boss.post("/api/v1/watches", json={"input": "Other", "output": output})
         assert (answer.status_code, answer.json()["error"]["field"]) == (400, "output"), output
+    long = boss.post("/api/v1/watches", json={"input": "Other", "output": "a" * 300})
+    assert (long.status_code, long.json()["error"]["field"]) == (400, "output")
     assert begin(boss, input="Other", output="Results")["output"] == str(root / "Results")
 
 
@@ -380,6 +396,151 @@ def test_a_folder_that_does_not_answer_says_so_and_holds_back_no_other(
     found = {row["input"].rpartition("/")[2]: row for row in boss.get("/api/v1/watches").json()["watches"]}
     assert "does not answer" in found["Inbox"]["problem"] and found["Inbox"]["job_id"] is None
     assert found["Other"]["problem"] is None and found["Other"]["job_status"] == "queued"
+
+
+def test_many_folders_that_do_not_answer_hold_back_no_other_and_get_one_thread_each(
+    services: Services, boss: httpx.Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"hung {number}" for number in range(10)]
+    for name in (*names, "z"):
+        (root / name).mkdir()
+        draw(root / name / "1.png", 3, size=(40, 60))
+        begin(boss, input=name)
+    go_on, real, entered = threading.Event(), folder_watch._look, list[str]()
+
+    def look(roots: Any, row: Any, folder: Any, now: int) -> Any:
+        if "hung" in row["input"]:
+            entered.append(row["input"])
+            assert threading.current_thread().daemon
+            go_on.wait(60)
+        return real(roots, row, folder, now)
+
+    monkeypatch.setattr(folder_watch, "_look", look)
+    monkeypatch.setattr(folder_watch, "ROUND_SECONDS", 0.2)
+    watch = Watch(services, Clock())
+
+    async def some_rounds() -> None:
+        for _ in range(3):
+            await watch.folders.look()
+            watch.clock.now += SETTLE + 1
+        # Paused and resumed, they still hang.
+        services.database.write(lambda c: c.execute(sa.update(watches).values(holder=None, lease_until=0)))
+        await watch.folders.look()
+
+    try:
+        asyncio.run(some_rounds())
+        assert [job["input"] for job in watch.jobs()] == [str(root / "z")]
+        assert sorted(entered) == sorted(str(root / name) for name in names)
+    finally:
+        go_on.set()
+
+
+def test_a_root_that_does_not_answer_holds_back_no_other(
+    open_server: OpenServices, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung = tmp_path / "hung"
+    hung.mkdir()
+    services = open_server(roots=(str(root), str(hung)))
+    with client_of(services, make_key(services, "boss", "admin")) as boss:
+        begin(boss)
+    go_on, real = threading.Event(), Path.resolve
+
+    def resolve(path: Path, strict: bool = False) -> Path:
+        if path == hung:
+            go_on.wait(60)
+        return real(path, strict)
+
+    monkeypatch.setattr(Path, "resolve", resolve)
+    monkeypatch.setattr(folder_watch, "ROUND_SECONDS", 0.2)
+    watch = Watch(services, Clock())
+    try:
+        watch.settle()
+        assert len(watch.jobs()) == 1 and watch.folders._roots == [root]
+    finally:
+        go_on.set()
+
+
+@pytest.mark.parametrize("place", ["Inbox", f"upscaled/{MARKER_FOLDER}"])
+def test_a_drive_whose_answer_is_an_error_is_named(
+    watch: Watch, boss: httpx.Client, root: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    watch.settle()
+    watch.end_job()
+    real = os.stat
+
+    def stat(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith(place):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
+        return real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", stat)
+        watch.settle()
+    problem = shown(boss)["problem"]
+    named = watch.row()["input" if place == "Inbox" else "output"]
+    assert problem == f"{named} cannot be used: {os.strerror(errno.ENOTCONN)}. Is its drive there?"
+    watch.settle()
+    assert shown(boss)["problem"] is None and len(watch.jobs()) == 1
+
+
+def test_an_unexpected_error_is_shown_and_not_met_again_at_once(
+    watch: Watch, boss: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def look(*_: Any) -> Any:
+        calls.append(1)
+        raise ValueError("a fault")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_watch, "_look", look)
+        for _ in range(3):
+            watch.look()
+    assert "cannot be looked at (ValueError)" in shown(boss)["problem"] and len(calls) == 1
+    watch.settle()
+    assert shown(boss)["problem"] is None and len(watch.jobs()) == 1
+
+
+def test_an_unexpected_error_does_not_end_the_watch(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[Exception] = [ValueError("a fault"), DatabaseError("another")]
+
+    async def look(_: FolderWatch) -> None:
+        if not errors:
+            raise asyncio.CancelledError
+        raise errors.pop()
+
+    monkeypatch.setattr(FolderWatch, "look", look)
+    monkeypatch.setattr(folder_watch, "ROUND_SECONDS", 0)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(watch.folders.run())
+    assert errors == []
+
+
+def test_very_many_files_that_still_change_are_waited_for_and_counted(
+    watch: Watch, boss: httpx.Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_watch, "MOST_NAMED", 2)
+    watch.look()
+    watch.clock.now += SETTLE + 1
+    for number in range(3):
+        (root / "Inbox" / f"new {number}.cbz").write_bytes(b"half")
+    watch.look()
+    assert "3 files still change" in shown(boss)["problem"] and watch.jobs() == []
+    watch.settle()
+    assert shown(boss)["problem"] is None and len(watch.jobs()) == 1
+
+
+def test_a_job_that_runs_again_looks_at_the_same_part(watch: Watch, boss: httpx.Client, root: Path) -> None:
+    watch.settle()
+    watch.end_job()
+    draw(root / "Inbox" / "2.png", 2, size=(40, 60))
+    watch.settle()
+    watch.end_job()
+    old = watch.jobs()[-1]
+    assert old["selection"] is not None
+    assert boss.post(f"/api/v1/admin/jobs/{old['id']}/requeue", json={}).status_code == 202
+    (new,) = (job for job in watch.jobs() if job["requeue_of"] == old["id"])
+    assert new["selection"] == old["selection"]
 
 
 def test_who_may_watch(services: Services, boss: httpx.Client) -> None:

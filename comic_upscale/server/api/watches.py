@@ -21,8 +21,9 @@ from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.params import FieldError, read_params
-from comic_upscale.server.roots import check_links
+from comic_upscale.server.roots import check_links, is_folder
 from comic_upscale.server.services import Services
+from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.places import is_address
 
 router = api_router(prefix="/api/v1/watches", tags=["watched folders"])
@@ -134,6 +135,12 @@ async def watch_folder(services: Services, account: Account, asked: NewWatch) ->
         await asyncio.to_thread(check_links, services.settings.root_folders, source)
     except SettingsError as error:
         raise FieldError("input", str(error)) from None
+    try:
+        await asyncio.to_thread(is_folder, output / MARKER_FOLDER)
+    except OSError as error:
+        raise FieldError(
+            "output", f"{output} cannot be used ({error.strerror}): choose another folder"
+        ) from None
     new = watches.NewWatch(source=str(source), output=str(output), params=params, settle=asked.settle)
 
     def write(connection: Connection) -> dict[str, Any]:
