@@ -351,12 +351,12 @@ def _read_status(answer: dict[str, Any], host: str) -> JobStatus:
     Raises:
         RemoteError: a required value is missing, or the values contradict each other.
     """
-    from comic_upscale.ledger.status import JobStatus
+    from comic_upscale.ledger.status import JobStatus, read_shares
 
     values: dict[str, Any] = {
         field.name: _coerce(answer.get(field.name), str(field.type)) for field in fields(JobStatus)
     }
-    status = JobStatus(**values)
+    status = JobStatus(**{**values, "within": read_shares(answer.get("within"))})
     counts = (status.done, status.failed, status.skipped, status.pending)
     known = status.state in ("running", "stopped", "finished") and 0 <= status.percent <= 100
     counted = all(_is_count(answer.get(name)) for name in ("total", "done", "failed", "skipped", "pending"))
@@ -371,10 +371,6 @@ def _read_status(answer: dict[str, Any], host: str) -> JobStatus:
 
 def _coerce(value: object, kind: str) -> object:
     """Return a value if it fits the type of its field, else the empty value of that type."""
-    if kind.startswith("tuple[PageShare"):
-        from comic_upscale.ledger.status import read_shares
-
-        return read_shares(value)
     empty = None if "None" in kind else False if kind == "bool" else "" if kind == "str" else 0
     if kind == "bool":
         return value is True

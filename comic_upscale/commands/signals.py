@@ -8,8 +8,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from comic_upscale.execution.stop import StopRequest
+if TYPE_CHECKING:
+    from comic_upscale.execution.stop import StopRequest
 
 
 def ending_signals() -> list[int]:

@@ -31,7 +31,7 @@ class Workload:
     """Those of ``network_pixels`` that rules give to other models, by model."""
 
     def through(self, tflop_of: Callable[[str], float | None], own: float | None) -> Workload:
-        """Return the work with the pixels of other models as so many of the job's model.
+        """Return the work as if the job's model did it all: pixels of other models count by their arithmetic.
 
         A model without known arithmetic counts as the job's.
 

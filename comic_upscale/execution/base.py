@@ -18,9 +18,9 @@ from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, PageError
-from comic_upscale.execution.events import Listener, PageProgress
+from comic_upscale.execution.events import Listener
 from comic_upscale.execution.stop import StopRequest
-from comic_upscale.ledger.records import PageFacts, PageFailed, PageSkipped
+from comic_upscale.ledger.records import PageFacts, PageFailed, PageProgress, PageSkipped
 from comic_upscale.settings.job import FormatName, JobSettings
 
 log = logging.getLogger(__name__)

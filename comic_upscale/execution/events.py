@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comic_upscale.ledger.records import PageDone, PageFailed, PageSkipped, VolumeDone
+from comic_upscale.ledger.records import PageDone, PageFailed, PageProgress, PageSkipped, VolumeDone
 
 RATE_WINDOW_SECONDS = 60.0
 STAGES = ("decode", "upscale", "encode", "place")
@@ -100,19 +100,6 @@ class JobStarted:
     """The profile of the job: a name or the path of a file; empty for none."""
     rules: tuple[str, ...] = ()
     """The rules for single pages, for display, in their order."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageProgress:
-    """What an engine has done of a page that takes minutes."""
-
-    source: str
-    unit: str
-    """What it counts, in the singular: ``tile``."""
-    done: float
-    """Units that are done; a fraction if one of them takes steps that are counted."""
-    total: int
-    """Units of the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,8 +48,8 @@ _ENOUGH = 4
 """A point is moved by at least this many shades, or left."""
 _OWN_WHITE = 0.05
 """A page that has this share of its pixels as white as can be was not scanned with a paper that is gray."""
-_MOST_DISSENT = 4
-"""A point counts for a volume if at least one in so many of its gray pages has it."""
+_LEAST_AGREEMENT = 0.25
+"""A volume gets a point only if at least this fraction of its gray pages have it: one in four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +151,10 @@ def points_of_volume(pages: Iterable[PageShades]) -> Points | None:
     pages = list(pages)
     papers = [page.paper for page in pages if page.paper is not None]
     inks = [page.ink for page in pages if page.ink is not None]
-    if len(papers) * _MOST_DISSENT < max(1, len(pages)):
+    if not papers or len(papers) < _LEAST_AGREEMENT * len(pages):
         # Without a paper, a black point alone would only make the pages darker.
         return None
-    ink = statistics.median_low(inks) if len(inks) * _MOST_DISSENT >= len(pages) and inks else None
+    ink = statistics.median_low(inks) if inks and len(inks) >= _LEAST_AGREEMENT * len(pages) else None
     points = _points(ink, statistics.median_low(papers))
     return None if points == Points(0, 255) else points
 

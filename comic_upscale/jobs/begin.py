@@ -50,7 +50,7 @@ async def open_ledger(
         settings: of the job.
         begun: whether `has_begun` was true before the input was read.
         copy: the copy of the ledger in a bucket; it is saved until the ledger is closed.
-        stop: requested when another machine takes over the job.
+        stop: set if another machine claims the job.
 
     Raises:
         LedgerError: the ledger cannot be used, or another run has locked the job.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from comic_upscale.errors import PageError
 from comic_upscale.ledger.values import recorded_settings
-from comic_upscale.library.cbz import find_member, open_cbz, read_members
+from comic_upscale.library.cbz import UNREADABLE, find_member, open_cbz, read_members
 from comic_upscale.library.nested import Unpacker, find_volume
 from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_reader import VolumeCache
@@ -81,7 +80,9 @@ class Outputs:
                 with open_cbz(self._store, page["volume_output"]) as archive:
                     return archive.read(name)
             return self._store.read(page["output"])
-        except (OSError, zipfile.BadZipFile, KeyError) as error:
+        except PageError:
+            raise
+        except (*UNREADABLE, KeyError) as error:
             raise PageError(GONE, "The output no longer exists") from error
 
     def _name_of(self, page: Mapping[str, Any]) -> str | None:

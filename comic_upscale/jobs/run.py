@@ -145,7 +145,7 @@ async def run_job_async(
                 job, discovery, stores, files, ledger, on_ledger, emit, stop, executor
             ) as context:
                 if copy is not None:
-                    # Before the first output: to another machine, an output without a record is a foreign file.
+                    # Before the first output. Another machine would refuse to replace an output that no ledger records.
                     await asyncio.to_thread(copy.save)
                 context = replace(context, watch=watch, looked_at=looked_at.selection)
                 return await _run(context, executor)

@@ -346,3 +346,16 @@ def damage_message(path: Path, reason: str) -> str:
         f"the ledger {path} is damaged ({reason}). The written pages are safe. Try `sqlite3 LEDGER .recover` on a "
         "copy, or move the file away and run the job again with --overwrite"
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageProgress:
+    """What an engine has done of a page that takes minutes."""
+
+    source: str
+    unit: str
+    """What it counts, in the singular: ``tile``."""
+    done: float
+    """Units that are done; a fraction if one of them takes steps that are counted."""
+    total: int
+    """Units of the page."""

@@ -33,6 +33,7 @@ from comic_upscale.ledger.records import (
     SELECT_OLD_SPENT,
     SELECT_PRICE,
     SELECT_SPENT,
+    PageProgress,
 )
 from comic_upscale.settings.paths import is_default_place, path_text
 from comic_upscale.settings.places import is_bucket
@@ -49,19 +50,6 @@ _MOST_SHARES = 64
 
 RATE_OVER_PAGES = 200
 """The number of recent pages over which the rate is measured, so that it follows the current pages."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageShare:
-    """What is done of a page in progress that takes minutes."""
-
-    source: str
-    unit: str
-    """What is counted, in the singular: ``tile``."""
-    done: float
-    """Units that are done; a fraction if one of them takes steps that are counted."""
-    total: int
-    """Units of the page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +107,7 @@ class JobStatus:
     """When the job was paused, ISO 8601 UTC; None if it is not. A pause may outlast the run, for a watch."""
     profile: str = ""
     """The profile of the job: a name or the path of a file; empty for none."""
-    within: tuple[PageShare, ...] = ()
+    within: tuple[PageProgress, ...] = ()
     """What the run has done of the pages in progress, seconds ago, if their engine tells."""
 
 
@@ -195,11 +183,11 @@ def read_status(ledger: Path) -> JobStatus:
     )
 
 
-def read_shares(listed: object) -> tuple[PageShare, ...]:
+def read_shares(listed: object) -> tuple[PageProgress, ...]:
     """Return the pages in progress of a list that is not trusted; nothing if it lists something else."""
     with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError):
         pages = [
-            PageShare(
+            PageProgress(
                 source=str(page["source"])[:500],
                 unit=str(page["unit"])[:50],
                 done=float(page["done"]),
@@ -212,7 +200,7 @@ def read_shares(listed: object) -> tuple[PageShare, ...]:
     return ()
 
 
-def _within(text: str | None) -> tuple[PageShare, ...]:
+def _within(text: str | None) -> tuple[PageProgress, ...]:
     """Return what a run has recorded of its pages in progress; nothing if another version recorded something else."""
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         return read_shares(json.loads(text or "[]"))

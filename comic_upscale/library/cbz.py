@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import lzma
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO
 
@@ -15,8 +17,18 @@ _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _PLAIN_FILE = 0o100644 << 16
 _LONGEST_COMMENT = 0xFFFF
-UNREADABLE = (PageError, OSError, zipfile.BadZipFile, ValueError, NotImplementedError)
-"""What opening and reading a CBZ raises that is missing, damaged or strange."""
+UNREADABLE = (
+    PageError,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What opening and reading a CBZ raises that is missing, damaged or strange. A member that is encrypted, or packed by
+an unknown method, is a RuntimeError of zipfile."""
 
 
 def write_cbz(file: IO[bytes], members: Iterable[tuple[str, bytes]], comment: bytes = b"") -> None:
@@ -62,7 +74,7 @@ def open_cbz(outputs: OutputStore, name: str) -> Iterator[zipfile.ZipFile]:
 
     Raises:
         PageError: it is not there, or cannot be read.
-        zipfile.BadZipFile, OSError, ValueError, NotImplementedError: it is none, or a strange one.
+        Exception: one of `UNREADABLE`: it is none, or a strange one.
     """
     with outputs.open(name) as file, zipfile.ZipFile(file) as archive:
         yield archive

@@ -19,7 +19,7 @@ from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.ledger.status import read_status
-from comic_upscale.library.cbz import open_cbz
+from comic_upscale.library.cbz import UNREADABLE, open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.settings.places import is_bucket
@@ -264,7 +264,7 @@ class _Captions:
             return
         self.close()
         self._volume = volume
-        with contextlib.suppress(PageError, OSError, zipfile.BadZipFile):
+        with contextlib.suppress(*UNREADABLE):
             self._archive = self._held.enter_context(open_cbz(self._stores.outputs, volume))
             self._members = frozenset(self._archive.namelist())
 

@@ -14,12 +14,13 @@ from typing import Any
 
 from PIL import Image
 
-from comic_upscale.errors import ComicUpscaleError, PageError
+from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.evaluation.picture import WHITE, as_image, flatten
 from comic_upscale.imaging.color import profile_space
 from comic_upscale.imaging.decode import decode
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
 from comic_upscale.ledger.queries import read_done_pages
+from comic_upscale.library.cbz import UNREADABLE
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.server.files import FileStore, FileWriter, StoredFile, store_file
 from comic_upscale.server.pictures import PagePictures, Place, to_json
@@ -105,7 +106,7 @@ def store_pictures(
                 pages.append(
                     make_pictures(result.name, result.read(), row, sources, blob, place=result.place)
                 )
-            except (PageError, OSError, zipfile.BadZipFile, ValueError) as error:
+            except UNREADABLE as error:
                 log.warning("no pictures of %s: %s", result.name, error)
             if len(pages) >= MOST_PAGES:
                 break

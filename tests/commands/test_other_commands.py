@@ -234,7 +234,7 @@ def test_shell_completion_is_there() -> None:
     "arguments", [["--help"], ["status"], ["models", "list"], ["run", "--help"]], ids=" ".join
 )
 def test_light_commands_do_not_import_torch(job: Path, arguments: list[str]) -> None:
-    watched = ["torch", "numpy", "PIL", "spandrel", "sqlite_utils", "requests"]
+    watched = ["torch", "numpy", "PIL", "spandrel", "sqlite_utils", "requests", "asyncio"]
     program = (
         "import sys; from comic_upscale.cli import app\n"
         f"try: app({arguments!r})\n"

@@ -13,8 +13,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.execution.events import PageProgress, Progress
+from comic_upscale.execution.events import Progress
 from comic_upscale.execution.stop import StopRequest
+from comic_upscale.ledger.records import PageProgress
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.jobs import job_json

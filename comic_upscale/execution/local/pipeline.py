@@ -25,7 +25,6 @@ from comic_upscale.engines.base import EnginePart
 from comic_upscale.errors import CeilingError, ComicUpscaleError, DeviceError, PageError, first_error
 from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
-from comic_upscale.execution.events import PageProgress
 from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.local.flow import BatchAssembler
 from comic_upscale.execution.local.networks import Networks
@@ -35,7 +34,7 @@ from comic_upscale.execution.local.steps import Encoded, Handover, PageSteps
 from comic_upscale.execution.local.workers import Workers
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.imaging.pixels import Pixels
-from comic_upscale.ledger.records import LARGE_ENOUGH
+from comic_upscale.ledger.records import LARGE_ENOUGH, PageProgress
 from comic_upscale.library.page_rules import Network
 from comic_upscale.settings.job import JobSettings
 
