@@ -190,7 +190,7 @@ def _print_quotes(
     for line in workload_lines(workload, unchanged):
         typer.echo(line)
     if calls is not None:
-        typer.echo(calls_text(calls.count, calls.dollars))
+        typer.echo(calls_text(calls))
         typer.echo("A call that fails after it was sent is billed again. The time of a call is not known.")
         return
     if not quotes:

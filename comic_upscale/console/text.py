@@ -18,6 +18,7 @@ from comic_upscale.settings.paths import MARKER_FOLDER, TRASH
 
 if TYPE_CHECKING:
     from comic_upscale.costs.ranges import Range
+    from comic_upscale.engines.base import Calls
     from comic_upscale.execution.events import HooksFinished, JobFinished, JobStarted, Progress
     from comic_upscale.planning.preview import PagePreview, Preview
 
@@ -74,10 +75,10 @@ def plan_header() -> str:
     return f"{'':>10}  {'pixels':>11}    {'become':<11} {'kind':<6} {'about':>9}  page"
 
 
-def calls_text(count: int, dollars: float) -> str:
+def calls_text(calls: Calls) -> str:
     """Return what the calls of a service will cost."""
-    calls = "1 call" if count == 1 else f"{count:,} calls"
-    return f"{calls} of the service: about {money(dollars)} (--max-cost sets a limit)"
+    count = "1 call" if calls.count == 1 else f"{calls.count:,} calls"
+    return f"{count} of the service: about {money(calls.dollars)} (--max-cost sets a limit)"
 
 
 def plan_summary(preview: Preview) -> list[str]:
@@ -93,8 +94,8 @@ def plan_summary(preview: Preview) -> list[str]:
         if preview.bytes_per_pixel is not None:
             basis = f"{preview.bytes_per_pixel:.2f} bytes per pixel, measured by this job"
         lines.append(f"outputs: about {megabytes(preview.estimated_bytes)} ({basis})")
-    if preview.calls is not None and preview.calls_dollars is not None:
-        lines.append(calls_text(preview.calls, preview.calls_dollars))
+    if preview.calls is not None:
+        lines.append(calls_text(preview.calls))
     also = [
         f"{count:,} {what}{'s' if count != 1 else ''}"
         for count, what in ((preview.sidecars, "sidecar"), (preview.others, "other file"))

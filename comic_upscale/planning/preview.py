@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
+from comic_upscale.engines.base import Calls
 from comic_upscale.engines.registry import count_calls
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.codecs import FORMATS
@@ -105,10 +106,8 @@ class Preview:
     """The profile of the job: a name or the path of a file; empty for none."""
     rules: tuple[str, ...] = ()
     """The rules for single pages, for display. Only the run knows which pages they match."""
-    calls: int | None = None
+    calls: Calls | None = None
     """Calls of the service that draws the pages, by their sizes; None for an engine that is billed by time."""
-    calls_dollars: float | None = None
-    """What these calls cost."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -165,7 +164,6 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     others = sum(
         not file.pages and (settings.copy_others or file.member is not None) for file in discovery.files
     )
-    calls = count_calls(settings, sizes_through_engine(pages, settings))
     known = [value for value in measured.values() if value is not None]
     return Preview(
         input=path_text(settings.input),
@@ -187,8 +185,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         selection=str(settings.selection or ""),
         profile=settings.profile or "",
         rules=tuple(map(str, settings.rules)),
-        calls=None if calls is None else calls.count,
-        calls_dollars=None if calls is None else calls.dollars,
+        calls=count_calls(settings, sizes_through_engine(pages, settings)),
     )
 
 
