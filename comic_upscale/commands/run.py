@@ -33,8 +33,9 @@ from comic_upscale.commands.profile_files import find_profile
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.commands.signals import stop_on_signals
-from comic_upscale.commands.spot_notice import SpotNoticeOption, heeding
+from comic_upscale.commands.spot_notice import heeding
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
+from comic_upscale.provisioning.spot import SpotCloud
 from comic_upscale.settings.environment import values_from_environment
 from comic_upscale.settings.hooks import HookSettings
 from comic_upscale.settings.job import JobSettings, upgrade_record
@@ -79,6 +80,30 @@ class ShowOptions:
     quiet: Annotated[bool, Opt("Print errors only.", flags=("--quiet", "-q"))] = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOptions:
+    """Options for whether and how `run` starts."""
+
+    redo: Annotated[
+        bool,
+        Opt("Do not ask before finished outputs of other settings are replaced. Only a terminal is asked."),
+    ] = False
+    yes: Annotated[
+        bool, Opt("With --replace: do not ask whether originals may be replaced.", flags=("--yes", "-y"))
+    ] = False
+    check_storage: Annotated[
+        bool, Opt("Try what the buckets of --input and --output allow, say it, and process nothing.")
+    ] = False
+    spot_notice: Annotated[
+        SpotCloud | None,
+        Opt(
+            "On a spot machine of AWS or Google Cloud: when the cloud says that it takes the machine back, finish the "
+            "pages in flight and stop, with exit code 143.",
+        ),
+    ] = None
+
+
+STARTING = definitions(StartOptions)
 SHOW = definitions(ShowOptions)
 HOOKS = definitions(HookSettings)
 
@@ -91,21 +116,12 @@ WorkerSocket = Annotated[
 ]  # fmt: skip
 
 
-@takes(given=JOB, hooks=HOOKS, show=SHOW, cluster=CLUSTER)
+@takes(starting=STARTING, given=JOB, hooks=HOOKS, show=SHOW, cluster=CLUSTER)
 def run(
     pages: Pages = None,
     *,
     from_file: FromFile = None,
-    redo: Annotated[
-        bool,
-        typer.Option(
-            "--redo",
-            help="Do not ask before finished outputs of other settings are replaced. Only a terminal is asked.",
-        ),
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="With --replace: do not ask whether originals may be replaced.")
-    ] = False,
+    starting: Given,
     given: Given,
     hooks: Given,
     show: Given,
@@ -117,21 +133,13 @@ def run(
             help="A JSON object with options by name. Options on the command line override them.",
         ),
     ] = None,
-    check_storage: Annotated[
-        bool,
-        typer.Option(
-            "--check-storage",
-            help="Try what the buckets of --input and --output allow, say it, and process nothing.",
-        ),
-    ] = False,
     worker: WorkerSocket = None,
-    spot_notice: SpotNoticeOption = None,
     help_all: HelpAll = False,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
     from comic_upscale.execution.stop import StopRequest
 
-    shown = ShowOptions(**show.values())
+    shown, start = ShowOptions(**show.values()), StartOptions(**starting.values())
     recorded = {} if settings is None else _read_settings(settings)
     own = given.values()
     if settings is not None:
@@ -143,18 +151,18 @@ def run(
     options = ClusterOptions(**cluster.values()).ray_options()
     if options is not None and worker is not None:
         raise SettingsError("--cluster and --worker exclude each other: give one of them")
-    if check_storage:
+    if start.check_storage:
         _check_storage(job)
         return
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
-    if job.replace_sources and not yes:
+    if job.replace_sources and not start.yes:
         _ask_before_changing_input(job, may_ask=not shown.as_json)
-    if not redo and not shown.as_json and has_terminal():
+    if not start.redo and not shown.as_json and has_terminal():
         _ask_before_replacing(job)
     stop = StopRequest()
-    with heeding(spot_notice, stop):
+    with heeding(start.spot_notice, stop):
         code, _ = run_shown(job, stop, shown, worker=worker, cluster=options, hooks=called)
     raise typer.Exit(code)
 

@@ -5,23 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, TypeAlias
-
-import typer
-
-from comic_upscale.provisioning.spot import SpotCloud
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from comic_upscale.execution.stop import StopRequest
-
-SpotNoticeOption: TypeAlias = Annotated[
-    SpotCloud | None,
-    typer.Option(
-        "--spot-notice", metavar="aws|gcp",
-        help="On a spot machine of AWS or Google Cloud: when the cloud says that it takes the machine back, finish the "
-        "pages in flight and stop, with exit code 143.",
-    ),
-]  # fmt: skip
+    from comic_upscale.provisioning.spot import SpotCloud
 
 
 @contextmanager
