@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.remote_session import RemoteSession, note_if_not_run
 from comic_upscale.commands.rented import PANEL, RENT, Rental, RentedUpscale, RentOptions, note
 from comic_upscale.commands.run import (
     JOB,
     SHOW,
     ShowOptions,
     job_settings,
-    run_shown,
-    set_up_logging,
     show_plan,
 )
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
-from comic_upscale.commands.ssh_options import SSH, UPSCALE, SshOptions, UpscaleOptions, script_of
-from comic_upscale.errors import ComicUpscaleError, RemoteError, SettingsError
-from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.option_json import to_json
-from comic_upscale.settings.options import pick, sent_names
+from comic_upscale.commands.ssh_options import (
+    SSH,
+    UPSCALE,
+    SshOptions,
+    UpscaleOptions,
+    check_different,
+)
+from comic_upscale.errors import RemoteError, SettingsError
+from comic_upscale.settings.options import pick
 
 if TYPE_CHECKING:
-    from comic_upscale.execution.events import JobFinished
     from comic_upscale.execution.remote_host import RemoteStep
     from comic_upscale.execution.ssh.machine import Machine
     from comic_upscale.ledger.status import JobStatus
@@ -63,103 +64,25 @@ Rent = Annotated[
         "aws or any, such as vast:4090. The offer that is cheapest for this job is taken.",
     ),
 ]  # fmt: skip
+Machines = Annotated[
+    int,
+    typer.Option(
+        "--machines", metavar="N", min=1, max=100, rich_help_panel=PANEL,
+        help="How many machines --rent rents, one after another. They share the pages.",
+    ),
+]  # fmt: skip
+Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also", metavar="HOST",
+        help="Another machine for the same job, reached with the same options. Repeatable. The faster a machine is, "
+        "the more pages it takes.",
+    ),
+]  # fmt: skip
 Job = Annotated[
     str | None,
     typer.Option("--job", metavar="NAME", help="Job on the remote machine. Default: the most recent one."),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteSession:
-    """One command that has a remote machine process the pages of a job.
-
-    Args:
-        ssh: how to reach the machine.
-        step: everything, or one step.
-        options: those of ``remote upscale``.
-    """
-
-    ssh: SshOptions
-    step: RemoteStep
-    options: UpscaleOptions
-    before_exit: Callable[[], None] = lambda: None
-    """Called before a second signal ends the process at once."""
-
-    def run(self, values: Mapping[str, Any], show: Given) -> None:
-        """Do what ``comic-upscale run`` does, on the remote machine.
-
-        Raises:
-            Exit: always, with the exit code.
-            ComicUpscaleError: the command ended early.
-        """
-        shown = ShowOptions(**show.values())
-        job = job_settings(values)
-        set_up_logging(verbose=shown.verbose)
-        if shown.dry_run:
-            show_plan(job, as_json=shown.as_json)
-            return
-        resources = to_json(job, sent_names(JobSettings, "if-given") & values.keys())
-        raise typer.Exit(self._run_job(job, resources, shown))
-
-    def _run_job(self, job: JobSettings, resources: Mapping[str, Any], shown: ShowOptions) -> int:
-        from comic_upscale.execution.remote import RemoteOptions
-        from comic_upscale.execution.stop import StopRequest
-
-        stop = StopRequest()
-        machine = self.ssh.machine(resources, given_up=lambda: stop.requested)
-        try:
-            # Connect before the display starts, since there may be a question about the host key. No command runs yet:
-            # commands belong to the run, whose meter counts their time.
-            machine.connect()
-            options = self.options
-            remote_options = RemoteOptions(machine, self.step, options.poll, options.page_timeout)
-            code, finished = run_shown(job, stop, shown, remote=remote_options, before_exit=self.before_exit)
-        finally:
-            machine.close()
-        return self._finish(code, finished)
-
-    def _finish(self, code: int, finished: JobFinished) -> int:
-        """Run the user's --when-done command if every page is settled; return the exit code."""
-        if self.step != "upscale":
-            # A single step succeeds even though it leaves pages pending.
-            return 0 if code == 1 and finished.pending else code
-        when_done = self.options.when_done
-        if when_done is None:
-            return code
-        if finished.state != "finished" or finished.pending:
-            typer.echo(_not_run(f"{finished.pending:,} pages are pending"), err=True)
-            return code
-        # A failed page is not tried again without the user: the machine is no longer needed.
-        rest = f", {finished.failed:,} failed" if finished.failed else ""
-        # The command may contain a key, and this line may be kept.
-        typer.echo(f"every finished page is downloaded{rest}; running --when-done", err=True)
-        ended = _run_when_done(when_done)
-        if ended:
-            typer.echo(f"--when-done failed with exit code {ended}: THE MACHINE IS STILL BILLED", err=True)
-        return ended or code
-
-
-def _run_when_done(when_done: str) -> int:
-    """Run the command or the script of ``--when-done``, and return its exit code."""
-    script = script_of(when_done)
-    if script is None:
-        return subprocess.run(when_done, shell=True, check=False).returncode
-    return subprocess.run(["sh", str(script.absolute())], check=False).returncode
-
-
-def _not_run(why: str) -> str:
-    return f"--when-done was NOT run because {why}: THE MACHINE IS STILL BILLED"
-
-
-@contextmanager
-def _note_if_not_run(when_done: str | None) -> Iterator[None]:
-    """Add a note to an error that ends the command: the machine was not returned."""
-    try:
-        yield
-    except ComicUpscaleError as error:
-        if when_done is not None:
-            error.add_note(_not_run("the command ended early"))
-        raise
 
 
 @remote.command("check")
@@ -224,7 +147,7 @@ def _step(name: RemoteStep, summary: str) -> None:
         host: Host, pages: Pages = None, *, from_file: FromFile = None, ssh: Given, given: Given, show: Given
     ) -> None:
         values = with_pages(given.values(), pages, from_file)
-        RemoteSession(SshOptions(host=host, **ssh.values()), name, UpscaleOptions()).run(values, show)
+        RemoteSession([SshOptions(host=host, **ssh.values())], name, UpscaleOptions()).run(values, show)
 
     epilog = f"Example: comic-upscale remote {name} root@203.0.113.7 --input pages/ --scale 2.5"
     remote.command(name, help=summary, epilog=epilog)(command)
@@ -238,6 +161,7 @@ _step("pull", "Download the pages that are done so far. Takes the same options a
 @remote.command(
     epilog="Examples:\n\n"
     "  comic-upscale remote upscale root@203.0.113.7:40022 --input pages/ --scale 2.5\n\n"
+    "  comic-upscale remote upscale gpu-box --also gpu-box-2 --input library/ --scale 2\n\n"
     "  comic-upscale remote upscale gpu-box --input v01.cbz --width 2000 --when-done 'vastai destroy instance 123'\n\n"
     "  comic-upscale remote upscale --rent vast:4090 --input pages/ --max-hours 3\n\n"
     "Run the same command again to continue, even with another HOST. Downloaded pages are not done again.",
@@ -248,7 +172,9 @@ def upscale(
     pages: Pages = None,
     *,
     from_file: FromFile = None,
+    also: Also = None,
     rent: Rent = None,
+    machines: Machines = 1,
     ssh: Given,
     options: Given,
     renting: Given,
@@ -257,30 +183,31 @@ def upscale(
 ) -> None:
     """Send pages, upscale them remotely, and download each once it is done. Takes the options of `run`."""
     if rent is not None:
+        if also:
+            raise SettingsError("--also names a machine that exists: with --rent, use --machines")
         named = [Path(host), *(pages or ())] if host is not None else pages
         values = with_pages(given.values(), named, from_file)
-        _upscale_rented(rent, RentOptions(**renting.values()), ssh.values(), options, values, show)
+        rented = RentedUpscale(rent, RentOptions(**renting.values()), ssh.values(), machines)
+        _upscale_rented(rented, options, values, show)
         return
     if host is None:
         raise SettingsError("name a remote machine: HOST, or --rent PROVIDER to rent one")
     if given_names := renting.values():
         flag = next(option.flag for option in RENT if option.name in given_names)
         raise SettingsError(f"{flag} is about a rented machine: it needs --rent")
-    with _note_if_not_run(options.complete()["when_done"]):
-        connection, own = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
+    if machines != 1:
+        raise SettingsError(
+            "--machines is about rented machines: it needs --rent. --also names another machine"
+        )
+    with note_if_not_run(options.complete()["when_done"]):
+        hosts = [SshOptions(host=each, **ssh.values()) for each in (host, *(also or ()))]
+        check_different(hosts)
         values = with_pages(given.values(), pages, from_file)
-        RemoteSession(connection, "upscale", own).run(values, show)
+        RemoteSession(hosts, "upscale", UpscaleOptions(**options.values())).run(values, show)
 
 
-def _upscale_rented(
-    target: str,
-    renting: RentOptions,
-    ssh: dict[str, Any],
-    options: Given,
-    values: dict[str, Any],
-    show: Given,
-) -> None:
-    """Do ``remote upscale`` on a machine that is rented for it, and ended afterwards."""
+def _upscale_rented(rented: RentedUpscale, options: Given, values: dict[str, Any], show: Given) -> None:
+    """Do ``remote upscale`` on machines that are rented for it, and ended afterwards."""
     shown, own = ShowOptions(**show.values()), UpscaleOptions(**options.values())
     if own.when_done is not None:
         raise SettingsError("--rent ends the machine itself: leave out --when-done")
@@ -288,16 +215,17 @@ def _upscale_rented(
         show_plan(job_settings(values), as_json=shown.as_json)
         return
 
-    def use(rental: Rental, priced: dict[str, Any]) -> None:
+    def use(rentals: Sequence[Rental], priced: dict[str, Any]) -> None:
         def end_quietly() -> None:
-            try:
-                rental.end()
-            except Exception as error:
-                note(str(error))
+            for rental in rentals:
+                try:
+                    rental.end()
+                except Exception as error:
+                    note(str(error))
 
-        RemoteSession(rental.ssh, "upscale", own, end_quietly).run(priced, show)
+        RemoteSession([rental.ssh for rental in rentals], "upscale", own, end_quietly).run(priced, show)
 
-    RentedUpscale(target, renting, ssh).run(values, use)
+    rented.run(values, use)
 
 
 LONGEST_LINE = 1 << 16

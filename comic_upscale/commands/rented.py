@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Unit
 from comic_upscale.commands.rent_environment import open_known, open_providers, rent_records
 from comic_upscale.commands.signals import ending_signals
 from comic_upscale.commands.ssh_options import SshOptions
-from comic_upscale.errors import ProviderError, RemoteError, SettingsError
+from comic_upscale.errors import CapacityError, ProviderError, RemoteError, SettingsError, UncertainError
 from comic_upscale.provisioning.base import Provider, RentalOffer, RentedMachine
 from comic_upscale.provisioning.ending import defer_interrupt, ending
 from comic_upscale.provisioning.lifecycle import TIMING, RentPlan, Timing, end_machine, rent
@@ -178,6 +178,7 @@ def rent_machine(
     ssh: dict[str, Any],
     *,
     keep: bool = False,
+    among: int = 1,
     timing: Timing = TIMING,
 ) -> Iterator[Rental]:
     """Rent the first machine that works. It is ended when the block ends, in every way, unless it is kept.
@@ -188,6 +189,7 @@ def rent_machine(
         options: of the user.
         ssh: options of `SshOptions` that the user gave.
         keep: whether the machine outlives a block that ends well.
+        among: how many machines, with this one, are to share what the budget leaves.
         timing: how long each step may take.
 
     Raises:
@@ -201,7 +203,7 @@ def rent_machine(
         offers=[(by_name[each.offer.provider], each.offer) for each in ranked],
         public_key=public_key,
         disk_gb=options.disk,
-        max_hours=lambda offer: _hours(providers, records, options, offer),
+        max_hours=lambda offer: _hours(providers, records, options, offer, among),
         image=options.image,
     )
 
@@ -244,9 +246,9 @@ def _end_text(name: str) -> str:
 
 
 def _hours(
-    providers: Sequence[Provider], records: Records, options: RentOptions, offer: RentalOffer
+    providers: Sequence[Provider], records: Records, options: RentOptions, offer: RentalOffer, among: int
 ) -> float:
-    """Return the hours that the budget leaves for a machine."""
+    """Return the hours that the budget leaves for a machine, if so many machines share it."""
     from comic_upscale.provisioning.budget import committed, hours_within
 
     if options.budget is None:
@@ -257,7 +259,8 @@ def _hours(
         return machine.hour if machine.hour is not None else None if record is None else record.hour
 
     others = committed(_all_machines(providers, records), hour_of, dt.datetime.now(dt.UTC))
-    return hours_within(options.budget, others, offer.hour, options.max_hours)
+    own = others + max(0.0, options.budget - others) / among
+    return hours_within(own, others, offer.hour, options.max_hours)
 
 
 def _all_machines(providers: Sequence[Provider], records: Records) -> list[RentedMachine]:
@@ -369,7 +372,7 @@ def question_for(model: str, denoise: float | None, link_mbps: float | None = No
 
 @dataclass(frozen=True, slots=True)
 class RentedUpscale:
-    """``remote upscale --rent``: a machine for one job.
+    """``remote upscale --rent``: machines for one job.
 
     Args:
         target: the provider, and perhaps the GPU.
@@ -380,13 +383,15 @@ class RentedUpscale:
     target: str
     options: RentOptions
     ssh: dict[str, Any]
+    machines: int = 1
+    """How many to rent, at least 1."""
 
-    def run(self, values: dict[str, Any], use: Callable[[Rental, dict[str, Any]], None]) -> None:
-        """Rent a machine for the pages of a job that are not done, use it, and end it.
+    def run(self, values: dict[str, Any], use: Callable[[Sequence[Rental], dict[str, Any]], None]) -> None:
+        """Rent machines for the pages of a job that are not done, use them, and end them.
 
         Args:
             values: settings of the job, by name.
-            use: processes the job on the machine, with settings that have its price.
+            use: processes the job on the machines, with settings that have their price together.
         """
         from comic_upscale.commands.run import job_settings
         from comic_upscale.engines.registry import check_remote
@@ -405,11 +410,37 @@ class RentedUpscale:
                 providers, [gpu] if gpu else [], self.options.disk, workload, question_for(job.model, job.denoise)
             )  # fmt: skip
             _print_choice(ranked, self.options)
-            with rent_machine(providers, ranked, self.options, self.ssh) as rental:
-                use(rental, {"price": rental.hour, **values})
+            with contextlib.ExitStack() as ends:
+                rentals = self._rent_all(ends, providers, ranked)
+                use(rentals, {"price": sum(rental.hour for rental in rentals), **values})
         finally:
             for provider in providers:
                 provider.close()
+
+    def _rent_all(
+        self, ends: contextlib.ExitStack, providers: Sequence[Provider], ranked: Sequence[RankedOffer]
+    ) -> list[Rental]:
+        """Rent the machines one after another, or fewer if there are no more.
+
+        Raises:
+            ProviderError: there is none, or one could not be ended.
+        """
+        rentals: list[Rental] = []
+        while len(rentals) < self.machines:
+            try:
+                left = self.machines - len(rentals)
+                machine = rent_machine(providers, ranked, self.options, self.ssh, among=left)
+                rentals.append(ends.enter_context(machine))
+            except RemoteError as error:
+                # After any other error of a provider, a machine may be left.
+                is_over = isinstance(error, CapacityError | UncertainError) or not isinstance(
+                    error, ProviderError
+                )
+                if not rentals or not is_over:
+                    raise
+                note(f"note: going on with {len(rentals)} of {self.machines} machines: {error}")
+                break
+        return rentals
 
 
 def _print_choice(ranked: Sequence[RankedOffer], options: RentOptions) -> None:

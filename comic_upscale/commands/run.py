@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -287,7 +287,7 @@ def run_shown(
     stop: StopRequest,
     shown: ShowOptions,
     *,
-    remote: RemoteOptions | None = None,
+    remote: Sequence[RemoteOptions] = (),
     worker: Path | None = None,
     cluster: RayOptions | None = None,
     before_exit: Callable[[], None] = lambda: None,
@@ -299,7 +299,7 @@ def run_shown(
         settings: of the job.
         stop: stops the run gracefully; signals set it.
         shown: what to print.
-        remote: a remote machine that processes the pages.
+        remote: the remote machines that process the pages.
         worker: the socket of a worker of this machine that processes them.
         cluster: the Ray cluster that processes them.
         before_exit: called before a second signal ends the process at once.

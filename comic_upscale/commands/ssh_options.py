@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ from comic_upscale.settings.options import Opt, check, definitions
 from comic_upscale.settings.paths import expand_user, path_text
 
 if TYPE_CHECKING:
+    from comic_upscale.execution.ssh.address import Address
     from comic_upscale.execution.ssh.connection import Connection
     from comic_upscale.execution.ssh.host_keys import HostKey
     from comic_upscale.execution.ssh.machine import Machine
@@ -115,13 +116,18 @@ class SshOptions:
         """Return a connection to the machine, not open yet."""
         return self._connector()()
 
-    def _connector(self) -> Callable[[], Connection]:
+    def address(self) -> Address:
+        """Return the address of the machine."""
         from comic_upscale.execution.ssh.address import find_address
-        from comic_upscale.execution.ssh.connection import Connection
 
         # A machine that `rent` launched has a configuration of its own.
         config = self.ssh_config or rented_ssh_config(self.host)
-        address = find_address(self.host, ssh_files(config), port=self.port, identity=self.identity)
+        return find_address(self.host, ssh_files(config), port=self.port, identity=self.identity)
+
+    def _connector(self) -> Callable[[], Connection]:
+        from comic_upscale.execution.ssh.connection import Connection
+
+        address = self.address()
         return lambda: Connection(address, self._ask)
 
     def _image(self) -> str | Path | None:
@@ -190,6 +196,23 @@ class UpscaleOptions:
 
 
 SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
+
+
+def check_different(machines: Sequence[SshOptions]) -> None:
+    """Check that no machine is named twice: it would do one job for two.
+
+    Raises:
+        SettingsError: one is.
+    """
+    names: dict[tuple[object, ...], str] = {}
+    for machine in machines if len(machines) > 1 else ():
+        address = machine.address()
+        place = (address.user, address.host, address.port, address.jumps)
+        if place in names:
+            raise SettingsError(
+                f"--also: {machine.host} is the machine {names[place]}, which is named already"
+            )
+        names[place] = machine.host
 
 
 def script_of(when_done: str) -> Path | None:

@@ -65,6 +65,8 @@ class RemoteOptions:
 
     host: RemoteHost
     step: RemoteStep = "upscale"
+    name: str = "the remote machine"
+    """For messages to the user."""
     poll: float = 3.0
     """Seconds between two polls."""
     page_timeout: float = PAGE_SECONDS

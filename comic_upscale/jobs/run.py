@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.ray.executor import RayExecutor
 from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
+from comic_upscale.execution.several import SeveralExecutor
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor
 from comic_upscale.jobs.begin import begin_run, open_ledger
@@ -48,7 +50,7 @@ def run_job(
     on_event: Listener | None = None,
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
-    remote: RemoteOptions | None = None,
+    remote: Sequence[RemoteOptions] = (),
     watch: PageWatch | None = None,
     worker: Path | None = None,
     cluster: RayOptions | None = None,
@@ -63,7 +65,7 @@ def run_job(
         on_event: called with every event, on the calling thread.
         stop: set it from another thread or a signal handler to stop gracefully.
         open_engines: opens the engines; replace it to use another engine.
-        remote: a remote machine that processes the pages, in place of engines.
+        remote: remote machines that process the pages, in place of engines. Several take the step ``upscale``.
         watch: receives the pages in flight, and can refuse a page.
         worker: the socket of a worker of this machine that processes the pages. Without a worker there, the engines of
             this process do.
@@ -100,7 +102,7 @@ async def run_job_async(
     on_event: Listener | None = None,
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
-    remote: RemoteOptions | None = None,
+    remote: Sequence[RemoteOptions] = (),
     watch: PageWatch | None = None,
     worker: Path | None = None,
     cluster: RayOptions | None = None,
@@ -109,8 +111,8 @@ async def run_job_async(
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
     executor: Executor
-    if remote is not None:
-        executor = RemoteExecutor(remote)
+    if remote:
+        executor = _remote_executor(remote)
     elif cluster is not None:
         executor = RayExecutor(cluster, open_engines)
     elif worker is not None:
@@ -154,6 +156,12 @@ async def run_job_async(
         files.shutdown()
         if copy is not None:
             await asyncio.to_thread(copy.close)
+
+
+def _remote_executor(machines: Sequence[RemoteOptions]) -> Executor:
+    if len(machines) == 1:
+        return RemoteExecutor(machines[0])
+    return SeveralExecutor({machine.name: RemoteExecutor(machine) for machine in machines})
 
 
 async def _restore_ledger(settings: JobSettings, emit: Listener) -> LedgerCopy | None:

@@ -6,6 +6,7 @@ is previewed or run, so that a status is returned at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +50,7 @@ class JobService:
         *,
         on_event: Listener,
         stop: StopRequest,
-        remote: RemoteOptions | None = None,
+        remote: Sequence[RemoteOptions] = (),
         open_engines: OpenEngines | None = None,
         watch: PageWatch | None = None,
         worker: Path | None = None,
@@ -62,7 +63,7 @@ class JobService:
             settings: of the job.
             on_event: called with every event, on the calling thread.
             stop: stops it gracefully, from any thread.
-            remote: a remote machine that processes the pages.
+            remote: remote machines that process the pages, as for `run_job`.
             open_engines: opens the engines, for a caller that keeps them between jobs. Default: those of the registry.
             watch: receives the pages in flight, and can refuse a page.
             worker: the socket of a worker of this machine, as for `run_job`.

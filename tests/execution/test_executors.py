@@ -8,7 +8,7 @@ import io
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from comic_upscale.execution.local import devices
 from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
 from comic_upscale.execution.remote_host import PollResult
+from comic_upscale.execution.several import SeveralExecutor
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageSkipped
@@ -52,7 +53,11 @@ class Side:
     name: str
     folder: Path
     kind: type[FolderMachine] = FolderMachine
-    machine: FolderMachine | None = None
+    machines: list[FolderMachine] = field(default_factory=list)
+
+    def remote(self, engine: NearestEngine, number: int = 1) -> RemoteExecutor:
+        self.machines.append(self.kind(self.folder / f"machine {number}", engine))
+        return RemoteExecutor(RemoteOptions(self.machines[-1], poll=0.1))
 
     @asynccontextmanager
     async def open(self, settings: JobSettings, engine: NearestEngine) -> AsyncIterator[Executor]:
@@ -63,9 +68,10 @@ class Side:
         elif self.name == "worker":
             worker = SocketWorker(self.folder / "private" / "w", cache, StopRequest())
             executor = WorkerExecutor(worker.path, no_engines)
+        elif self.name == "several":
+            executor = SeveralExecutor({f"box {each}": self.remote(engine, each) for each in (1, 2)})
         else:
-            self.machine = self.kind(self.folder / "machine", engine)
-            executor = RemoteExecutor(RemoteOptions(self.machine, poll=0.1))
+            executor = self.remote(engine)
         async with AsyncExitStack() as stack:
             if self.name == "worker":
                 stack.callback(cache.close)
@@ -77,17 +83,18 @@ class Side:
             try:
                 yield executor
             finally:
-                if self.machine is not None:
+                if self.machines:
                     await executor.close()
-                    self.machine.wait()
+                for machine in self.machines:
+                    machine.wait()
 
     @property
     def engine_error(self) -> type[ComicUpscaleError]:
         """What an engine that dies looks like from here."""
-        return RemoteError if self.name == "remote" else DeviceError
+        return DeviceError if self.name in ("local", "worker") else RemoteError
 
 
-@pytest.fixture(params=["local", "remote", "worker"])
+@pytest.fixture(params=["local", "remote", "worker", "several"])
 def side(request: pytest.FixtureRequest, tmp_path: Path) -> Side:
     return Side(request.param, tmp_path)
 
@@ -373,9 +380,10 @@ def test_a_page_that_failed_is_told_again_for_another_of_its_content(
     async def work() -> list[PageOutcome]:
         async with side.open(settings, NearestEngine()) as executor:
             first = await process(executor, tasks_of({"a.png": broken}))
-            polls = 0 if side.machine is None else side.machine.polls
+            polls = [machine.polls for machine in side.machines]
             second = await process(executor, tasks_of({"b.png": broken}, 1))
-            assert side.machine is None or side.machine.polls == polls, "it knows already"
+            if side.name == "remote":
+                assert [machine.polls for machine in side.machines] == polls, "it knows already"
             return [*first, *second]
 
     first, second = run(work())

@@ -58,11 +58,11 @@ class Side:
 
     def run(self, settings: JobSettings, stop: StopRequest | None = None) -> JobFinished:
         self.events.clear()
-        remote = None
+        remote: list[RemoteOptions] = []
         if self.name == "remote":
             if self.machine is None:
                 self.machine = FolderMachine(self._folder / "machine", self.engine)
-            remote = RemoteOptions(self.machine, poll=0.1)
+            remote = [RemoteOptions(self.machine, poll=0.1)]
 
         async def in_time() -> JobFinished:
             job = run_job_async(

@@ -209,11 +209,23 @@ def _install(base: Path) -> None:
 @pytest.fixture
 def box(tmp_path: Path, shared_base: Path) -> Iterator[Box]:
     """The rented machine, switched on; a new folder for its jobs."""
+    with switched_on(tmp_path / "ssh", tmp_path / "box", shared_base) as box:
+        yield box
+
+
+@contextlib.contextmanager
+def switched_on(folder: Path, base: Path, shared_base: Path, *settings: str) -> Iterator[Box]:
+    """A machine called ``box``, with its SSH files in one folder and ours in another.
+
+    Args:
+        folder: is made.
+        base: is made, with the package.
+        shared_base: where the package is installed.
+        settings: lines of its sshd_config, before the others.
+    """
     _sshd()
-    folder = tmp_path / "ssh"
     folder.mkdir(mode=0o700)
-    base = tmp_path / "box"
-    base.mkdir()
+    base.mkdir(parents=True)
     (shared_base / "environments").mkdir(exist_ok=True)
     (base / "environments").symlink_to(shared_base / "environments")
     box = Box(folder, free_port(), base)
@@ -223,7 +235,8 @@ def box(tmp_path: Path, shared_base: Path) -> Iterator[Box]:
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     (folder / "sshd_config").write_text(
-        f"Port {box.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
+        "".join(f"{line}\n" for line in settings)
+        + f"Port {box.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         "PermitRootLogin yes\nPrintMotd no\nSubsystem sftp internal-sftp\n"
         "SetEnv OMP_NUM_THREADS=1 COMIC_UPSCALE_TEST=yes\n"
@@ -235,10 +248,12 @@ def box(tmp_path: Path, shared_base: Path) -> Iterator[Box]:
     box.start()
     public = (folder / "host_key.pub").read_text().split()
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{box.port} {public[0]} {public[1]}\n")
-    yield box
-    for process in box.runs():
-        process.send_signal(signal.SIGKILL)
-    box.stop()
+    try:
+        yield box
+    finally:
+        for process in box.runs():
+            process.send_signal(signal.SIGKILL)
+        box.stop()
 
 
 Invoke = Callable[..., tuple[int, str, str]]

@@ -375,7 +375,7 @@ def run_at(
     settings = JobSettings(
         input=folder / "pages", output=folder / "out", model=str(weights), scale=2.0, device="cpu", workers=2, **more
     )  # fmt: skip
-    return run_job(settings, remote=RemoteOptions(workplace, poll=0.1))
+    return run_job(settings, remote=[RemoteOptions(workplace, poll=0.1)])
 
 
 @pytest.fixture
@@ -528,7 +528,7 @@ def test_a_push_lets_nothing_begin(
     settings = JobSettings(
         input=tmp_path / "pages", output=tmp_path / "out", model=str(any_weights), scale=2.0
     )
-    run_job(settings, remote=RemoteOptions(machine, "push"))
+    run_job(settings, remote=[RemoteOptions(machine, "push")])
     assert machine.calls == ["send"]
 
 

@@ -76,7 +76,7 @@ def run_with(machine: HostileWorkplace, tmp_path: Path, mode: str = "RGB", **mor
     settings = JobSettings(
         input=tmp_path / "pages", output=tmp_path / "out", model=str(weights), scale=2.0, workers=2, **more
     )  # type: ignore[arg-type]
-    return run_job(settings, remote=RemoteOptions(machine, poll=0.1))
+    return run_job(settings, remote=[RemoteOptions(machine, poll=0.1)])
 
 
 def png_that_says(width: int, height: int) -> bytes:
@@ -214,7 +214,7 @@ def test_a_run_that_lives_and_finishes_nothing_is_stopped(tmp_path: Path) -> Non
     with pytest.raises(
         RemoteError, match=r"finished no page for 1 seconds \(--page-timeout\)\. It was stopped"
     ):
-        run_job(settings, remote=RemoteOptions(machine, poll=0.1, page_timeout=1.0))
+        run_job(settings, remote=[RemoteOptions(machine, poll=0.1, page_timeout=1.0)])
     assert machine.stopped
 
 

@@ -1,0 +1,297 @@
+"""The executor that spreads the pages of a job over several machines, each with an executor of its own.
+
+A machine takes a share of the pages at a time: as many as it does in a few minutes, at the rate that it has shown. So
+a fast machine takes more of them. If a machine is lost, the others do the rest of its share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from comic_upscale.costs.spending import Spending
+from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
+from comic_upscale.execution.base import Activity, Executor, ExecutorInfo, PageOutcome, PageTask
+from comic_upscale.execution.events import Listener, Note
+from comic_upscale.execution.stop import StopRequest
+from comic_upscale.settings.job import JobSettings
+
+T = TypeVar("T")
+
+SHARE_SECONDS = 240.0
+"""How long a machine works on a share. It loads its network for each, which takes about ten seconds."""
+
+FIRST_PAGES, MOST_PAGES = 16, 4000
+"""Pages in the first share of a machine, whose rate nobody knows yet, and in the largest share."""
+
+
+@dataclass(slots=True)
+class _Machine:
+    """One of the machines."""
+
+    name: str
+    executor: Executor
+    pages: int
+    """In its next share."""
+    is_open: bool = False
+    lost: ComicUpscaleError | None = None
+    """Why it takes no more pages."""
+
+    def note_share(self, pages: int, seconds: float) -> None:
+        """Choose the size of its next share by its rate over the last one."""
+        if pages:
+            wanted = round(pages / max(seconds, 1e-3) * SHARE_SECONDS)
+            self.pages = min(max(wanted, FIRST_PAGES), MOST_PAGES)
+
+
+class SeveralExecutor:
+    """Processes pages on several machines at once; an `Executor`.
+
+    Args:
+        executors: those of the machines, by the names that the user knows. Each completes its tasks.
+    """
+
+    is_remote = True
+
+    def __init__(self, executors: Mapping[str, Executor]) -> None:
+        self._machines = [_Machine(name, executor, FIRST_PAGES) for name, executor in executors.items()]
+        self._on_progress: Listener = _ignore
+        self.activity = Activity()
+        for machine in self._machines:
+            machine.executor.activity = self.activity
+
+    async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
+        """Return whether all machines compute on GPUs only; see `Executor.has_accelerator`."""
+        self._on_progress = on_progress
+        answers = await self._ask_all(lambda machine: machine.executor.has_accelerator(settings, on_progress))
+        return None if None in answers else all(answers)
+
+    async def open(
+        self,
+        settings: JobSettings,
+        *,
+        model: str,
+        fingerprint: str,
+        spending: Spending | None,
+        on_progress: Listener,
+    ) -> ExecutorInfo:
+        """Prepare all machines at once; one that fails is left out, with a note. See `Executor.open`."""
+        self._on_progress = on_progress
+
+        async def open_one(machine: _Machine) -> None:
+            await machine.executor.open(
+                settings, model=model, fingerprint=fingerprint, spending=spending, on_progress=on_progress
+            )
+            machine.is_open = True
+
+        await self._ask_all(open_one)
+        return self.info()
+
+    def info(self) -> ExecutorInfo:
+        """Return the devices of the machines as if one machine had them all."""
+        infos = [machine.executor.info() for machine in self._machines if machine.is_open]
+        host = infos[0].device.partition(": ")[0]
+        return ExecutorInfo(
+            device=f"{host}: {', '.join(info.device.partition(': ')[2] for info in infos)}",
+            precision=infos[0].precision if len({info.precision for info in infos}) == 1 else "",
+            native_scale=infos[0].native_scale,
+            warnings=tuple(dict.fromkeys(warning for info in infos for warning in info.warnings)),
+        )
+
+    async def process(
+        self, tasks: AsyncIterator[PageTask], stop: StopRequest
+    ) -> AsyncGenerator[PageOutcome, None]:
+        """Let the machines process tasks, share by share; see `Executor.process`."""
+        deal = _Deal(tasks)
+        found: asyncio.Queue[PageOutcome | Exception | None] = asyncio.Queue(1)
+        working = [
+            asyncio.ensure_future(self._work(machine, deal, stop, found)) for machine in self._machines_left()
+        ]
+        try:
+            ended = 0
+            while ended < len(working):
+                outcome = await found.get()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                if outcome is None:
+                    ended += 1
+                    continue
+                yield outcome
+                # An output is large, and the next one may take a while.
+                del outcome
+        finally:
+            await _cancel(working)
+            await deal.close()
+        if not self._machines_left() and not stop.requested:
+            raise self._first_loss()
+
+    def busy(self) -> dict[str, float]:
+        """Return how busy the stages on this machine are, on average over the machines."""
+        said = [machine.executor.busy() for machine in self._machines_left() if machine.is_open]
+        stages = {stage for busy in said for stage in busy}
+        return {stage: sum(busy.get(stage, 0.0) for busy in said) / len(said) for stage in stages}
+
+    async def close(self) -> None:
+        """Leave all machines."""
+        await asyncio.gather(*(machine.executor.close() for machine in self._machines))
+
+    async def _work(
+        self,
+        machine: _Machine,
+        deal: _Deal,
+        stop: StopRequest,
+        found: asyncio.Queue[PageOutcome | Exception | None],
+    ) -> None:
+        """Have a machine do one share after another, until there are no more pages or it is lost."""
+        try:
+            while not stop.requested and await deal.has_more():
+                share = _Share(deal, machine.pages)
+                try:
+                    await self._do_share(machine, share, stop, found)
+                finally:
+                    await deal.end_share(share.open.values())
+        except (RemoteError, DeviceError) as error:
+            self._lose(machine, error)
+        except Exception as error:
+            await found.put(error)
+        await found.put(None)
+
+    async def _do_share(
+        self,
+        machine: _Machine,
+        share: _Share,
+        stop: StopRequest,
+        found: asyncio.Queue[PageOutcome | Exception | None],
+    ) -> None:
+        begun, done = time.monotonic(), 0
+        async with aclosing(machine.executor.process(share.tasks(), stop)) as outcomes:
+            async for outcome in outcomes:
+                share.open.pop(outcome.row_id, None)
+                done += 1
+                await found.put(outcome)
+                del outcome
+        machine.note_share(done, time.monotonic() - begun)
+
+    async def _ask_all(self, question: Callable[[_Machine], Awaitable[T]]) -> list[T]:
+        """Ask all machines at once; those that cannot answer are lost.
+
+        Raises:
+            ComicUpscaleError: none can, or an error is not about one machine.
+        """
+        machines = self._machines_left()
+        answers = await asyncio.gather(*map(question, machines), return_exceptions=True)
+        good: list[T] = []
+        for machine, answer in zip(machines, answers, strict=True):
+            if isinstance(answer, RemoteError | DeviceError):
+                self._lose(machine, answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                good.append(answer)
+        if not good:
+            raise self._first_loss()
+        return good
+
+    def _lose(self, machine: _Machine, error: ComicUpscaleError) -> None:
+        machine.lost = error
+        if self._machines_left():
+            self._on_progress(Note(text=f"{machine.name} takes no more pages: {error}. The others go on."))
+
+    def _machines_left(self) -> list[_Machine]:
+        return [machine for machine in self._machines if machine.lost is None]
+
+    def _first_loss(self) -> ComicUpscaleError:
+        return next(machine.lost for machine in self._machines if machine.lost is not None)
+
+
+class _Deal:
+    """Deals the tasks of a round out to the machines. Used on the thread of the event loop.
+
+    Args:
+        tasks: of the round.
+    """
+
+    def __init__(self, tasks: AsyncIterator[PageTask]) -> None:
+        self._tasks = tasks
+        self._returned: deque[PageTask] = deque()
+        self._next: asyncio.Task[PageTask | None] | None = None
+        self._has_ended = False
+        self._shares = 0
+        self._changed = asyncio.Condition()
+        self._taking = asyncio.Lock()
+
+    async def has_more(self) -> bool:
+        """Return whether there may be a share to take, which is then counted as taken.
+
+        At the end of the tasks it waits for the other machines: one that is lost leaves tasks behind.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._returned or not (self._has_ended and self._shares))
+            if self._has_ended and not self._returned:
+                return False
+            self._shares += 1
+            return True
+
+    async def end_share(self, unfinished: Collection[PageTask]) -> None:
+        """Take the tasks back that a machine has not finished."""
+        async with self._changed:
+            self._returned.extend(unfinished)
+            self._shares -= 1
+            self._changed.notify_all()
+
+    async def take(self) -> PageTask | None:
+        """Return the next task; None if there is none now."""
+        if self._returned:
+            return self._returned.popleft()
+        async with self._taking:
+            if not self._has_ended:
+                # A machine that is lost while it waits leaves the task to the next one.
+                self._next = self._next or asyncio.ensure_future(anext(self._tasks, None))
+                task, self._next = await asyncio.shield(self._next), None
+                if task is not None:
+                    return task
+                self._has_ended = True
+            return self._returned.popleft() if self._returned else None
+
+    async def close(self) -> None:
+        """Wait for no further task."""
+        if self._next is not None:
+            await _cancel([self._next])
+
+
+class _Share:
+    """The tasks that a machine takes before it takes the next share.
+
+    Args:
+        deal: where they come from.
+        pages: how many there are at most.
+    """
+
+    def __init__(self, deal: _Deal, pages: int) -> None:
+        self._deal, self._pages = deal, pages
+        self.open: dict[int, PageTask] = {}
+        """Those without an outcome, by their row ids."""
+
+    async def tasks(self) -> AsyncIterator[PageTask]:
+        """Yield the tasks as the machine takes them."""
+        for _ in range(self._pages):
+            task = await self._deal.take()
+            if task is None:
+                return
+            self.open[task.row_id] = task
+            yield task
+
+
+async def _cancel(tasks: Collection[asyncio.Task[T]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ignore(event: object) -> None:
+    """Ignore an event."""
