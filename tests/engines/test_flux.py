@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,8 @@ LACKING = [
 if LACKING:
     pytest.skip(f"the extra [flux] is not installed: {', '.join(LACKING)}", allow_module_level=True)
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
-with warnings.catch_warnings():
-    # Whatever these packages warn of when they are imported is not ours.
-    warnings.simplefilter("ignore")
-    import torch
-    from diffusers import FluxImg2ImgPipeline
-    from safetensors.torch import save_file
+import torch
+from safetensors.torch import save_file
 
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, EnginePart, EngineResources, follow
@@ -399,6 +394,8 @@ def test_other_weights_are_another_job(flux: tuple[Path, Path], make: MakeFlux, 
 
 
 def test_a_stop_ends_a_page_between_two_steps(make: MakeFlux) -> None:
+    from diffusers import FluxImg2ImgPipeline
+
     settings = make()
     (engine,) = registry.open_engines(settings, registry.prepare_engine(settings))
     assert isinstance(engine, DiffusionEngine)
