@@ -33,6 +33,7 @@ from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.names import describe_safe_names
+from comic_upscale.planning.output_marks import OutputMarks
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.selection import has_selection_of, with_recorded_selection
 from comic_upscale.settings.job import AUTO_MODEL, FormatName, JobSettings
@@ -232,7 +233,7 @@ def count_replaced(settings: JobSettings) -> int:
 def _open_stores(settings: JobSettings) -> Stores:
     stores = open_stores(settings.input, settings.output)
     if isinstance(stores.sources, ReplacedSourceStore):
-        stores.sources.follow_moves()
+        stores.sources.follow_changes(OutputMarks())
     return stores
 
 
