@@ -20,6 +20,8 @@ from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.restore import prune_trash, restore
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.lock import hold_job
+from comic_upscale.ledger.pausing import paused_since
+from comic_upscale.ledger.recent import choose_job, choose_ledger
 from comic_upscale.ledger.status import read_status
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
@@ -27,6 +29,7 @@ from comic_upscale.settings.paths import TRASH, replace_folder
 from comic_upscale.watching.folder import WatchedFolder
 from comic_upscale.watching.replaced_files import ReplacedFiles
 from tests.archives import as_jpeg_pdf, make_zip
+from tests.commands.test_run import invoke
 from tests.conftest import MakeJob
 from tests.fakes import NearestEngine
 
@@ -133,6 +136,19 @@ def test_pruned_originals_are_gone_and_nothing_is_upscaled_twice(library: Path, 
     page(library / "new.png", 4)
     assert run(job()).replaced_now == 1
     assert {name: data for name, data in visible(library).items() if name != "new.png"} == after
+
+
+def test_the_library_stands_for_its_job(library: Path, job: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        choose_job(library, None, tmp_path)
+    run(job())
+    assert choose_job(library, None, tmp_path) == (job().ledger_path, job().folder)
+    assert choose_ledger(library, None, tmp_path) == job().ledger_path
+    assert choose_job(job().folder, None, tmp_path)[1] == job().folder
+    assert invoke("pause", library)[0] == 0
+    assert paused_since(job().folder) is not None
+    assert invoke("resume", library)[0] == 0
+    assert paused_since(job().folder) is None
 
 
 def test_a_trash_that_was_deleted_by_hand_counts_as_pruned(library: Path, job: Any) -> None:
