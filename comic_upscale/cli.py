@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from comic_upscale.console.plain_help import make_param_plain, make_plain
 from comic_upscale.console.printable import printable_lines
 from comic_upscale.console.streams import Escaping
 from comic_upscale.errors import ComicUpscaleError
@@ -209,6 +210,7 @@ def _load(name: str, entry: Entry) -> Any:
         else:
             app.command(name, context_settings=settings)(function)
     command = typer.main.get_command(app)
+    make_plain(command)
     command.name, command.help, command.epilog = name, entry.help, entry.epilog
     return command
 
@@ -229,6 +231,13 @@ class Commands(typer.core.TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = _LazyCommands(COMMANDS)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options of the program itself."""
+        params = super().get_params(ctx)
+        for param in params:
+            make_param_plain(param)
+        return params
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands, in the order of the help."""

@@ -59,12 +59,12 @@ def _find(folder: Path | None) -> tuple[JobService, Path | None, Path]:
     """
     from comic_upscale.jobs.service import JobService
     from comic_upscale.ledger.recent import choose_job
-    from comic_upscale.settings.paths import absolute, default_ledger
+    from comic_upscale.settings.paths import absolute, default_ledger, job_folder
     from comic_upscale.settings.places import is_bucket
 
     state = state_folder()
     if folder is not None:
-        output = absolute(folder)
+        output = job_folder(absolute(folder))
         ledger = default_ledger(output)
         return JobService(state), ledger if ledger.is_file() else None, output
     path, output = choose_job(None, requested_ledger(None, None), state)

@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt
 
 from comic_upscale.commands.cost import INPUT, JOB, CostOptions, count_work
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.questions import has_terminal
 from comic_upscale.commands.rent_environment import NO_KEY, open_known, open_providers, rent_records
 from comic_upscale.commands.rented import (
     RENT,
@@ -25,7 +26,7 @@ from comic_upscale.commands.rented import (
     question_for,
     rent_machine,
 )
-from comic_upscale.commands.run import has_terminal, job_settings
+from comic_upscale.commands.run import job_settings
 from comic_upscale.commands.ssh_options import SshOptions
 from comic_upscale.errors import ProviderError, SettingsError
 from comic_upscale.provisioning.base import PREFIX, Provider, RentedMachine, end_of, is_ours

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -30,21 +31,22 @@ from comic_upscale.commands.environment import (
 )
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.profile_files import find_profile
+from comic_upscale.commands.questions import ask_before_changing_input, ask_before_redoing, has_terminal
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.commands.signals import stop_on_signals
 from comic_upscale.commands.spot_notice import heeding
-from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
+from comic_upscale.errors import EXIT_CEILING, InputError, SettingsError
 from comic_upscale.provisioning.spot import SpotCloud
 from comic_upscale.settings.environment import values_from_environment
 from comic_upscale.settings.hooks import HookSettings
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
-from comic_upscale.settings.paths import TRASH, absolute, default_output, path_text, replace_folder
+from comic_upscale.settings.paths import absolute, default_output, path_text, replace_folder
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.processing import DEFAULT_SIZE
-from comic_upscale.settings.profiles import NONE, with_profile
+from comic_upscale.settings.profiles import NONE, Profile, with_profile
 
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
     from comic_upscale.planning.preview import PagePreview
 
 EXIT_SOME_FAILED = 1
-EXIT_USAGE = 2
 
 JOB = tuple(
     # --output is optional on the command line: by default the output folder is named after the input. The input may be
@@ -158,9 +159,9 @@ def run(
         show_plan(job, as_json=shown.as_json)
         return
     if job.replace_sources and not start.yes:
-        _ask_before_changing_input(job, may_ask=not shown.as_json)
+        ask_before_changing_input([job.input], may_ask=not shown.as_json)
     if not start.redo and not shown.as_json and has_terminal():
-        _ask_before_replacing(job)
+        ask_before_redoing(job)
     stop = StopRequest()
     with heeding(start.spot_notice, stop):
         code, _ = run_shown(job, stop, shown, worker=worker, cluster=options, hooks=called)
@@ -178,60 +179,6 @@ def _check_storage(job: JobSettings) -> None:
         check_input(job.input, lambda step: typer.echo(f"input:  {step}"))
     if is_bucket(job.output):
         check_output(job.output, lambda step: typer.echo(f"output: {step}"))
-
-
-def has_terminal() -> bool:
-    """Return whether somebody sees a question on standard error and can answer it on standard input."""
-    if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    if os.name != "posix":
-        return True
-    try:
-        # The system stops a process in the background that reads from its terminal.
-        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
-    except OSError:
-        # It is a terminal, but not that of this session: nothing is stopped.
-        return True
-
-
-def _ask_before_changing_input(job: JobSettings, *, may_ask: bool) -> None:
-    """Ask whether originals may be replaced.
-
-    Raises:
-        Exit: they may not.
-        SettingsError: nobody can be asked.
-    """
-    if not (may_ask and has_terminal()):
-        raise SettingsError("--replace changes the input, and there is nobody to ask: add --yes")
-    question = (
-        f"The pages and volumes in {path_text(job.input)} will be replaced by their outputs, each once it is verified. "
-        f"The originals stay in {TRASH} of that folder. Replace them?"
-    )
-    if not typer.confirm(question, err=True):
-        typer.echo("nothing was changed", err=True)
-        raise typer.Exit(EXIT_USAGE)
-
-
-def _ask_before_replacing(job: JobSettings) -> None:
-    """Ask whether a run may replace the outputs of other settings.
-
-    Raises:
-        Exit: it may not.
-        ComicUpscaleError: as in `count_replaced`.
-    """
-    from comic_upscale.planning.plan import replaced_note
-    from comic_upscale.planning.preview import count_replaced
-
-    if not job.ledger_path.is_file():
-        return
-    try:
-        count = count_replaced(job)
-    except NoJobYetError:
-        return
-    # Standard output may be a file.
-    if count and not typer.confirm(f"{replaced_note(count)}. Replace them?", err=True):
-        typer.echo("nothing was changed", err=True)
-        raise typer.Exit(EXIT_USAGE)
 
 
 def _checked(values: Mapping[str, Any], from_file: Set[str]) -> JobSettings:
@@ -267,7 +214,23 @@ def job_settings(given: Mapping[str, Any]) -> JobSettings:
         values["output"] = default_output(values["input"], values.get("size", DEFAULT_SIZE))
     if values.get("ledger") is None and is_bucket(values["output"]):
         values["ledger"] = bucket_ledger(values["output"])
-    return JobSettings(**values)
+    try:
+        return JobSettings(**values)
+    except SettingsError as error:
+        raise SettingsError(f"{error}{_whose(profile, given, str(error))}") from None
+
+
+def _whose(profile: Profile | None, given: Mapping[str, Any], message: str) -> str:
+    """Return which options in a message are those of a profile, so that nobody looks for them on the command line."""
+    if profile is None:
+        return ""
+    flags = [
+        option.flag
+        for option in definitions(JobSettings)
+        if option.name in profile.values and option.name not in given
+    ]
+    named = [flag for flag in flags if re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", message)]
+    return f". The profile {profile.name} sets {' and '.join(named)}" if named else ""
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from annotated_types import Ge, Le
 
 from comic_upscale.commands.environment import state_folder
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.questions import ask_before_changing_input
 from comic_upscale.commands.run import (
     EXIT_SOME_FAILED,
     HOOKS,
@@ -78,6 +79,9 @@ class WatchOptions:
         Opt("Free the memory of the device after N seconds without work.", metavar="N"),
     ] = 300.0  # fmt: skip
     once: Annotated[bool, Opt("End when nothing is left to do and no file changes any more.")] = False
+    yes: Annotated[
+        bool, Opt("With --replace: do not ask whether originals may be replaced.", flags=("--yes", "-y"))
+    ] = False
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -106,6 +110,9 @@ def watch(
     options = WatchOptions(**watching.values())
     shown = ShowOptions(**show.values())
     jobs = watched_jobs(folders, given.values())
+    replaced = [job.input for job in jobs if job.replace_sources]
+    if replaced and not options.yes:
+        ask_before_changing_input(replaced, may_ask=not shown.as_json)
     called = hook_settings(hooks)
     set_up_logging(verbose=shown.verbose)
     stop = StopRequest()
@@ -127,30 +134,21 @@ def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobS
         given: options by name.
 
     Raises:
-        SettingsError: there is no output, two folders would share one, or an option is not allowed.
+        SettingsError: there is no output, two folders would share one, or one has two purposes.
         InputError: a folder is a file.
     """
     output = given.get("output")
-    if given.get("replace_sources"):
-        raise SettingsError(
-            "watch does not replace originals: leave out --replace and name an --output, or let a timer start "
-            "`comic-upscale run --input FOLDER --replace --yes`"
-        )
-    if output is None:
-        raise SettingsError("--output is missing: name the folder for the upscaled pages")
     roots = list(dict.fromkeys(absolute(folder) for folder in folders))
     for root in roots:
         if is_bucket(root):
             raise InputError(f"{path_text(root)} is a bucket: a watch needs folders of this machine")
         if root.is_file():
             raise InputError(f"{path_text(root)} is a file: name a folder to watch")
-    if len(roots) == 1:
-        outputs = [absolute(output)]
+    if len(roots) > 1 and given.get("ledger") is not None:
+        raise SettingsError("--ledger works with one watched folder: each of several has a ledger of its own")
+    if output is None or len(roots) == 1:
+        outputs = [output for _ in roots]
     else:
-        if given.get("ledger") is not None:
-            raise SettingsError(
-                "--ledger works with one watched folder: each of several has a ledger of its own"
-            )
         twice = [
             name for name, count in Counter(root.name for root in roots).items() if count > 1 or not name
         ]
@@ -162,10 +160,16 @@ def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobS
         outputs = [absolute(output) / root.name for root in roots]
     # Without a selection, a run would continue with that of the last one.
     selection = given.get("selection") or Selection()
-    return [
+    jobs = [
         job_settings({**given, "input": root, "output": folder, "selection": selection})
         for root, folder in zip(roots, outputs, strict=True)
     ]
+    if output is None and not all(job.replace_sources for job in jobs):
+        raise SettingsError(
+            "--output is missing: name the folder for the upscaled pages, or add --replace to put them in the places "
+            "of the originals"
+        )
+    return jobs
 
 
 def _watch(

@@ -83,4 +83,7 @@ def make_console(*, stderr: bool = False, highlight: bool = False) -> Console:
                 # Movements of the cursor are segments of their own.
                 yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
 
-    return EscapingConsole(stderr=stderr, highlight=highlight)
+    console = EscapingConsole(stderr=stderr, highlight=highlight)
+    # Settled now: while rich shows something live, it wraps the stream once more, and would find ours under its own.
+    console.file = console.file
+    return console

@@ -292,6 +292,11 @@ def orphans_line(count: int, output: str) -> str:
 
 def replaced_lines(event: JobFinished) -> list[str]:
     """Return how many originals are replaced, where they are, and how to get them back."""
+    if not event.replaced_now:
+        # Perhaps they were pruned since. `restore` tells.
+        return [
+            f"{event.replaced:,} original{' was' if event.replaced == 1 else 's were'} replaced by earlier runs"
+        ]
     library = shlex.quote(_short(str(Path(event.output).parent.parent)))
     now = f"{event.replaced_now:,} original{'' if event.replaced_now == 1 else 's'} replaced by this run, "
     return [

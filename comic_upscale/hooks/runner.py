@@ -26,6 +26,7 @@ from comic_upscale.hooks.webhook import Webhook
 from comic_upscale.ledger.records import VolumeDone
 from comic_upscale.retries import RetryPolicy
 from comic_upscale.settings.hooks import HookSettings, split_command
+from comic_upscale.settings.paths import replace_folder
 
 VARIABLE_PREFIX = "COMIC_UPSCALE_HOOK_"
 SCAN_AT_MOST_EVERY_SECONDS = 300.0
@@ -77,6 +78,8 @@ class HookRunner:
         self._folders: dict[str, str] = {}
         self._scanned_at = -SCAN_AT_MOST_EVERY_SECONDS
         self._has_changes = False
+        self._replaces = False
+        """Whether the run replaces originals, at its end. Before, libraries have nothing new."""
 
     def _begin(self) -> None:
         """Make what `_give_up` ends."""
@@ -90,6 +93,7 @@ class HookRunner:
         if isinstance(event, JobStarted):
             self._dead.clear()
             self._folders = {"input": event.input, "output": event.output, "ledger": event.ledger}
+            self._replaces = Path(event.output) == replace_folder(Path(event.input))
         elif isinstance(event, VolumeDone):
             self._take_volume(event)
         elif isinstance(event, JobFinished):
@@ -146,7 +150,7 @@ class HookRunner:
         )
         self._call_program("--on-volume-done", self._settings.on_volume_done, happened)
         self._call_webhook(happened)
-        if time.monotonic() - self._scanned_at >= SCAN_AT_MOST_EVERY_SECONDS:
+        if not self._replaces and time.monotonic() - self._scanned_at >= SCAN_AT_MOST_EVERY_SECONDS:
             self._scan()
 
     def _take_job(self, event: JobFinished) -> None:
@@ -155,7 +159,8 @@ class HookRunner:
         happened = _Happened(f"job.{event.state}", {**self._folders, **counts})
         self._call_program("--on-job-done", self._settings.on_job_done, happened)
         self._call_webhook(happened)
-        if self._has_changes or event.done_now or event.moved_now or event.carried_now:
+        changes = (event.done_now, event.moved_now, event.carried_now, event.replaced_now)
+        if self._has_changes or any(changes):
             self._scan()
 
     def _scan(self) -> None:

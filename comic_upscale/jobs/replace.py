@@ -21,6 +21,7 @@ from comic_upscale.ledger.records import LARGE_ENOUGH, LEFT_AS_THEY_ARE, VOLUME,
 from comic_upscale.library.page import Page
 from comic_upscale.library.parts import whole_name
 from comic_upscale.library.volume import Volume
+from comic_upscale.planning.output_marks import OutputMarks
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.storage.base import sha256_of
 from comic_upscale.storage.guarded import NotReplacedError
@@ -80,7 +81,7 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
         entry = entries[row.source]
         in_trash = _is_in_trash(entry.path, library)
         record = records.get(row.source) if in_trash else None
-        if record is not None and record.new_sha256 == row.output_sha256:
+        if record is not None and record.output_sha256 == row.output_sha256:
             continue
         try:
             if in_trash and record is None:
@@ -92,9 +93,10 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
             _verify(context, row)
             name = posixpath.basename(row.output)
             output = context.settings.output / row.output
+            marks = OutputMarks().sample(output)
             if record is not None:
                 # Its original was upscaled again, with other settings.
-                trash.renew(record, name, output, row.output_sha256 or "")
+                trash.renew(record, name, output, row.output_sha256 or "", marks)
                 result.replaced += 1
                 continue
             trash.exchange(
@@ -103,6 +105,7 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
                 output,
                 source_sha256=row.source_sha256 or "",
                 new_sha256=row.output_sha256 or "",
+                marks=marks,
             )
             result.replaced += 1
         except NotReplacedError as error:

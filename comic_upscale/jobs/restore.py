@@ -7,6 +7,7 @@ from pathlib import Path
 
 from comic_upscale.errors import InputError
 from comic_upscale.ledger.lock import hold_job
+from comic_upscale.planning.output_marks import OutputMarks
 from comic_upscale.settings.paths import default_ledger, path_text, replace_folder
 from comic_upscale.storage.base import sha256_of
 from comic_upscale.storage.guarded import NotReplacedError
@@ -63,8 +64,8 @@ def restore(library: Path, *, change: bool) -> RestoreResult:
             try:
                 if change:
                     trash.restore(record)
-                elif not trash.holds(record):
-                    raise NotReplacedError("its original is no longer in the trash")
+                else:
+                    trash.check_restorable(record)
                 files.append(record.source)
             except NotReplacedError as error:
                 kept.append((record.source, error.reason))
@@ -107,7 +108,7 @@ def prune_trash(library: Path, *, remove: bool) -> TrashResult:
 
 
 def _trash_of(library: Path) -> Trash:
-    trash = Trash(library)
+    trash = Trash(library, OutputMarks())
     if not trash.is_there():
         raise InputError(
             f"no original of {path_text(library)} was replaced: give the input folder of a `run --replace`"

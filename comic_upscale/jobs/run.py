@@ -34,6 +34,7 @@ from comic_upscale.ledger.writer import Ledger
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
 from comic_upscale.planning.output_checks import claim_marked
+from comic_upscale.planning.output_marks import OutputMarks
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.selection import with_recorded_selection
 from comic_upscale.settings.job import JobSettings
@@ -188,7 +189,7 @@ def _settle(settings: JobSettings) -> None:
     Raises:
         LedgerBusyError: another run or `restore` is working on the folder.
     """
-    trash = Trash(settings.input)
+    trash = Trash(settings.input, OutputMarks())
     # Without a trash there is nothing to do, and an input that is refused gets no folder.
     if trash.is_there():
         with hold_job(settings.folder, settings.ledger_path):

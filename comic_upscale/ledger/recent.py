@@ -15,7 +15,7 @@ from pathlib import Path
 from comic_upscale.errors import InputError, LedgerError, SettingsError
 from comic_upscale.ledger.reading import find_ledger
 from comic_upscale.ledger.status import read_status
-from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place, path_text
+from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place, job_folder, path_text
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.private import make_private_file, make_private_folder
@@ -80,6 +80,7 @@ def choose_job(job: Path | None, ledger: Path | None, state_folder: Path) -> tup
         LedgerError: the ledger cannot be used, or it is not known that the folder is that of its job.
     """
     if job is not None:
+        job = job_folder(job)
         if ledger is not None and is_bucket(job) and not ledger.is_file():
             raise InputError(
                 f"this machine has no ledger of {path_text(job)}: `comic-upscale run` fetches it when it continues "
@@ -135,7 +136,7 @@ def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> 
     if ledger is not None:
         return ledger
     if job is not None:
-        return find_ledger(job)
+        return find_ledger(job_folder(job))
     newest = newest_ledger(state_folder)
     if newest is None:
         raise InputError("no recent job is known: name one with --job DIR or --ledger FILE")

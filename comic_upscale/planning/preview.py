@@ -33,6 +33,7 @@ from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.names import describe_safe_names
+from comic_upscale.planning.output_marks import OutputMarks
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.selection import has_selection_of, with_recorded_selection
 from comic_upscale.settings.job import AUTO_MODEL, FormatName, JobSettings
@@ -42,6 +43,8 @@ from comic_upscale.storage.replaced_view import ReplacedSourceStore
 from comic_upscale.storage.stores import Stores, open_stores
 
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
+_DITHERED_SHARE = 0.5
+"""The bytes of a page in the grays of a screen, divided by those of a page in 256 grays: about, for PNG."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +60,7 @@ class PagePreview:
     """(width, height), upright; None if the header cannot be read."""
     target_size: tuple[int, int] | None
     color: str | None = None
-    """``gray`` or ``colour`` according to the header. A colour file may contain only gray."""
+    """``gray`` or ``colour`` according to the header; gray for a gray screen. A colour file may contain only gray."""
     estimated_bytes: int | None = None
     """Bytes of the output; None if none will be written."""
     note: str | None = None
@@ -232,7 +235,7 @@ def count_replaced(settings: JobSettings) -> int:
 def _open_stores(settings: JobSettings) -> Stores:
     stores = open_stores(settings.input, settings.output)
     if isinstance(stores.sources, ReplacedSourceStore):
-        stores.sources.follow_moves()
+        stores.sources.follow_changes(OutputMarks())
     return stores
 
 
@@ -283,7 +286,7 @@ def _preview_page(
         action=action,
         size=size,
         target_size=None,
-        color="gray" if header.mode in _GRAY_MODES else "colour",
+        color="gray" if header.mode in _GRAY_MODES or _has_gray_screen(settings) else "colour",
         source_bytes=page.size,
     )
     if action in ("do", "skip") and (reason := skip_reason(size, settings)) is not None:
@@ -315,11 +318,17 @@ def _preview_page(
     a_pixel = measured.get(PurePosixPath(page.output).suffix)
     if a_pixel is None:
         a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=described.color == "gray")
+        if format == "png" and _has_gray_screen(settings):
+            a_pixel *= _DITHERED_SHARE
     return replace(
         described,
         encoding=FORMATS[format].encoding(quality),
         estimated_bytes=round(target.size[0] * target.size[1] * a_pixel),
     )
+
+
+def _has_gray_screen(settings: JobSettings) -> bool:
+    return settings.screen is not None and settings.screen.levels is not None
 
 
 def _goes_into_cbz(page: Page, settings: JobSettings) -> bool:

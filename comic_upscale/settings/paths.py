@@ -57,6 +57,16 @@ def replace_folder(input_path: Path) -> Path:
     return input_path / MARKER_FOLDER / "replace"
 
 
+def job_folder(folder: Path) -> Path:
+    """Return the output folder of the job that a user means by a folder.
+
+    The input of `run --replace` stands for its job, whose output folder is hidden in it. Any other one is itself.
+    """
+    inside = replace_folder(folder)
+    is_library = not default_ledger(folder).is_file() and default_ledger(inside).is_file()
+    return inside if is_library else folder
+
+
 def default_ledger(output: Path) -> Path:
     """Return the default path of the ledger of an output folder."""
     return output / MARKER_FOLDER / LEDGER_NAME

@@ -29,6 +29,7 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.settings.job import GROUPS, JobSettings
 from comic_upscale.settings.option_json import values_from_json
 from comic_upscale.settings.options import Definition, definitions
+from comic_upscale.settings.processing import BOOK_FORMATS
 from comic_upscale.settings.rules import Rule, read_rules
 
 NONE = "none"
@@ -175,7 +176,7 @@ def _read(
         rule.changed(model=locate(rule.changes["model"])) if "model" in rule.changes else rule
         for rule in rules
     )
-    kept, of_base = _without(base.values, base.rules, own.keys())
+    kept, of_base = _without(base.values, base.rules, own)
     return Profile(
         name=name,
         origin=origin,
@@ -189,26 +190,42 @@ def with_profile(profile: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a job: those of a profile, and those given beside it, which win.
 
     A profile's option that means nothing without another one, such as the quality of its format, does not count where
-    that other one is given.
+    that other one is given. Its format does not count where a book is asked for that does not take it, and its folder
+    in place of a volume not where originals are replaced.
 
     Args:
         profile: the profile.
         given: options by name.
     """
-    values, rules = _without(profile.values, profile.rules, given.keys())
+    values, rules = _without(profile.values, profile.rules, given)
     return {**values, **({"rules": rules} if rules else {}), **given, "profile": profile.name}
 
 
 def _without(
-    values: Mapping[str, Any], rules: Sequence[Rule], given: Sequence[str] | Any
+    values: Mapping[str, Any], rules: Sequence[Rule], given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], tuple[Rule, ...]]:
     """Return the options and rules that still count beside others that win."""
-    out = {*given, *(name for each in given for name in _DEPENDENT.get(each, ()))}
+    out = {
+        *given,
+        *(name for each in given for name in _DEPENDENT.get(each, ())),
+        *_excluded(values, given),
+    }
     kept = (rule.without(tuple(out)) for rule in rules)
     return (
         {name: value for name, value in values.items() if name not in out},
         tuple(rule for rule in kept if rule is not None),
     )
+
+
+def _excluded(values: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
+    """Return the options of a profile that the given ones exclude, and whose defaults serve as well."""
+    out: set[str] = set()
+    formats = BOOK_FORMATS.get(given.get("archive_output", ""))
+    if formats is not None and values.get("format", "auto") not in (*formats, "auto"):
+        out.update(("format", *_DEPENDENT["format"]))
+    if given.get("replace_sources") and values.get("archive_output") == "folder":
+        out.add("archive_output")
+    return out
 
 
 def option_names() -> tuple[str, ...]:

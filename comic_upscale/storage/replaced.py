@@ -37,6 +37,7 @@ from comic_upscale.storage.guarded import (
     unlink_unchanged,
 )
 from comic_upscale.storage.parts import flush_folder, open_part, sweep_parts
+from comic_upscale.storage.replaced_edits import Marks, find_edited
 from comic_upscale.storage.replaced_journal import JOURNAL, Journal, Replaced
 from comic_upscale.storage.replaced_moves import find_moved
 
@@ -50,10 +51,12 @@ class Trash:
 
     Args:
         library: the folder.
+        marks: recognises outputs that were edited; None if they need not be.
     """
 
-    def __init__(self, library: Path) -> None:
+    def __init__(self, library: Path, marks: Marks | None = None) -> None:
         self._library = library
+        self._marks = marks
         self._folder = library / TRASH
         self._journal = Journal(self._folder)
         self._moved: tuple[Replaced, ...] = ()
@@ -68,20 +71,35 @@ class Trash:
         """Return whether anything was ever replaced."""
         return self._journal.is_there()
 
+    def records(self) -> list[Replaced]:
+        """Return the records in the order in which they were last noted, with those that are not noted yet."""
+        return [*dict.fromkeys((*self._journal.records(), *self._moved))]
+
+    def is_in_place(self, record: Replaced) -> bool:
+        """Return whether the output of a record is in the input."""
+        path = self._library / record.new
+        try:
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or status.st_size != record.new_size:
+                return False
+            return status.st_mtime_ns == record.new_mtime_ns or hash_of(path) == record.new_sha256
+        except OSError:
+            return False
+
     def in_force(self) -> tuple[Replaced, ...]:
         """Return the replacements that are in the input, the oldest first."""
         found: dict[str, Replaced] = {}
-        records = self._records()
+        records = self.records()
         for record in reversed(records):
             # A kill may have come after a later record of the place was noted, and before its output was there.
-            if record.new not in found and self._is_in_place(record):
+            if record.new not in found and self.is_in_place(record):
                 found[record.new] = record
         return tuple(record for record in records if found.get(record.new) == record)
 
     def stranded(self) -> tuple[Replaced, ...]:
         """Return the last record of each original that is in the trash, but whose replacement is not in the input."""
         known = {record.trash for record in self.in_force()}
-        last = {record.trash: record for record in self._records() if record.trash not in known}
+        last = {record.trash: record for record in self.records() if record.trash not in known}
         return tuple(record for record in last.values() if self.holds(record))
 
     def settle(self) -> None:
@@ -90,7 +108,7 @@ class Trash:
         An original that is in its place after its replacement was complete was put back, and stays.
         """
         self._moved = ()
-        records = self._records()
+        records = self.records()
         for folder in {(self._library / record.source).parent for record in records}:
             if self._is_inside(folder):
                 sweep_parts(folder, {_TOKEN})
@@ -114,15 +132,19 @@ class Trash:
             self._moved = ()
 
     def follow(self) -> None:
-        """Find the outputs that somebody moved, renamed or copied. From now on they count as in force where they are.
+        """Find the outputs that somebody moved, copied or edited. From now on they count as in force where they are.
 
         It reads the folder and changes nothing. `settle` also notes them.
         """
-        records = self._records()
-        if records:
-            self._moved += tuple(find_moved(self._library, records, self.in_force()))
+        if not self.records():
+            return
+        self._moved += tuple(find_moved(self._library, self.records(), self.in_force()))
+        if self._marks is not None:
+            self._moved += tuple(find_edited(self._library, self.records(), self.in_force(), self._marks))
 
-    def exchange(self, path: Path, new: Path, output: Path, *, source_sha256: str, new_sha256: str) -> None:
+    def exchange(
+        self, path: Path, new: Path, output: Path, *, source_sha256: str, new_sha256: str, marks: str = ""
+    ) -> None:
         """Replace an original by a copy of an output, and keep the original in the trash.
 
         Args:
@@ -131,6 +153,7 @@ class Trash:
             output: the verified output.
             source_sha256: of the original, which is checked.
             new_sha256: of the output.
+            marks: what tells an edited output from a new file; empty if nothing does.
 
         Raises:
             NotReplacedError: something is in the way, or a file has changed.
@@ -151,7 +174,7 @@ class Trash:
             now = time.time_ns()
             record = Replaced(
                 source, target, trash, source_sha256, status.st_size, status.st_mtime_ns, new_sha256,
-                output.stat().st_size, now,
+                output.stat().st_size, now, marks=marks,
             )  # fmt: skip
             # Noted before anything is written, so that nothing in the input is unknown after a kill.
             self._journal.note(record)
@@ -162,7 +185,7 @@ class Trash:
         except OSError as error:
             raise self._as_error(error, path) from error
 
-    def renew(self, record: Replaced, name: str, output: Path, new_sha256: str) -> None:
+    def renew(self, record: Replaced, name: str, output: Path, new_sha256: str, marks: str = "") -> None:
         """Replace a replacement by a newer output of the same original.
 
         Args:
@@ -170,6 +193,7 @@ class Trash:
             name: of the new file, in the same folder.
             output: the verified output.
             new_sha256: of the output.
+            marks: as in `exchange`.
 
         Raises:
             NotReplacedError: something is in the way, or the replacement was edited.
@@ -179,14 +203,14 @@ class Trash:
         new = old.with_name(name)
         try:
             self._check_inside(old)
-            status = status_of(old, record.new_sha256)
+            status = None if record.edited else status_of(old, record.new_sha256)
             if status is None:
                 raise NotReplacedError(f"{record.new} was edited since")
             if new != old and os.path.lexists(new):
                 raise NotReplacedError(f"{self._name(new)} exists already")
             newer = replace(
                 record, new=self._name(new), new_sha256=new_sha256, new_size=output.stat().st_size,
-                new_mtime_ns=time.time_ns(), done=False, older=record.new,
+                new_mtime_ns=time.time_ns(), done=False, older=record.new, marks=marks,
             )  # fmt: skip
             self._journal.note(newer)
             self._put(new, output, newer, status, over=new == old)
@@ -205,19 +229,14 @@ class Trash:
             NotReplacedError: the original was pruned, or its replacement was edited.
             OutputError: no more files can be written.
         """
-        kept, source, new = (
-            self._folder / record.trash,
-            self._library / record.source,
-            self._library / record.new,
-        )
+        source, new = self._library / record.source, self._library / record.new
         try:
             self._check_inside(source)
             self._check_inside(new)
-            if not is_file(kept):
-                raise NotReplacedError("its original is no longer in the trash")
+            self.check_restorable(record)
             status = status_of(new, record.new_sha256)
             if status is None:
-                raise NotReplacedError(f"{record.new} was edited since: move it away, then try again")
+                raise NotReplacedError(_edited(record))
             if source == new:
                 self._bring_back(record, over=status)
             else:
@@ -230,6 +249,17 @@ class Trash:
             self._drop(record)
         except OSError as error:
             raise self._as_error(error, source) from error
+
+    def check_restorable(self, record: Replaced) -> None:
+        """Check that the trash has the original of a replacement, and that nobody edited the replacement.
+
+        Raises:
+            NotReplacedError: the reason.
+        """
+        if not self.holds(record):
+            raise NotReplacedError("its original is no longer in the trash")
+        if record.edited:
+            raise NotReplacedError(_edited(record))
 
     def put_back(self, record: Replaced, *, change: bool) -> None:
         """Put an original back whose replacement is no longer in the input.
@@ -284,8 +314,10 @@ class Trash:
 
     def outputs_without_originals(self) -> list[tuple[str, str]]:
         """Return what the input has and the job no longer needs: (a name that the output had, its hash)."""
-        gone = {record.new_sha256 for record in self.in_force() if not self.holds(record)}
-        return [(record.new, record.new_sha256) for record in self._records() if record.new_sha256 in gone]
+        gone = {record.output_sha256 for record in self.in_force() if not self.holds(record)}
+        return [
+            (record.new, record.output_sha256) for record in self.records() if record.output_sha256 in gone
+        ]
 
     def holds(self, record: Replaced) -> bool:
         """Return whether the original is still in the trash."""
@@ -344,7 +376,7 @@ class Trash:
             if name.split("/")[0].casefold() == JOURNAL or not self._has_room(kept.parent):
                 continue
             # The original may have been pruned, but its name still stands in a record that counts.
-            if any(each.source_sha256 != sha256 and self._is_in_place(each) for each in self._named(name)):
+            if any(each.source_sha256 != sha256 and self.is_in_place(each) for each in self._named(name)):
                 continue
             if is_file(kept):
                 if hash_of(kept) == sha256:
@@ -377,7 +409,7 @@ class Trash:
     def _drop(self, record: Replaced) -> None:
         """Remove an original from the trash, once it is back in its place. A copy of its output may still need it."""
         kept = self._folder / record.trash
-        if any(each.new != record.new and self._is_in_place(each) for each in self._named(record.trash)):
+        if any(each.new != record.new and self.is_in_place(each) for each in self._named(record.trash)):
             return
         if status_of(kept, record.source_sha256) is not None:
             self._remove(kept)
@@ -392,24 +424,9 @@ class Trash:
             except OSError:
                 return
 
-    def _records(self) -> list[Replaced]:
-        """Return the records in the order in which they were last noted, with those that are not noted yet."""
-        return [*dict.fromkeys((*self._journal.records(), *self._moved))]
-
     def _named(self, trash: str) -> list[Replaced]:
         """Return the records whose originals have this name in the trash."""
         return [*self._journal.records_of(trash), *(each for each in self._moved if each.trash == trash)]
-
-    def _is_in_place(self, record: Replaced) -> bool:
-        """Return whether the output of a record is in the input."""
-        path = self._library / record.new
-        try:
-            status = path.lstat()
-            if not stat.S_ISREG(status.st_mode) or status.st_size != record.new_size:
-                return False
-            return status.st_mtime_ns == record.new_mtime_ns or hash_of(path) == record.new_sha256
-        except OSError:
-            return False
 
     def _as_error(self, error: OSError, path: Path) -> Exception:
         """Return the error to raise. A folder that is read-only hits only its own files."""
@@ -442,6 +459,13 @@ class Trash:
             return check_name(path.relative_to(self._library).as_posix(), "output")
         except (ValueError, PageError):
             raise NotReplacedError("it is not inside the input folder") from None
+
+
+def _edited(record: Replaced) -> str:
+    return (
+        f"{record.new} was edited since: move it out of the folder, then try again; the original is "
+        f"{PurePosixPath(TRASH) / record.trash}"
+    )
 
 
 def _check_writable(folder: Path) -> None:

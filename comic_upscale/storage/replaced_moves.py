@@ -38,7 +38,7 @@ def find_moved(library: Path, records: Sequence[Replaced], in_force: Collection[
     sizes = {size for size, _ in by_content}
     found: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
     times: dict[str, int] = {}
-    for name, status in sorted(_files(library, {_suffix(record.new) for record in records})):
+    for name, status in sorted(library_files(library, {_suffix(record.new) for record in records})):
         if name in known or status.st_size not in sizes:
             continue
         try:
@@ -54,7 +54,7 @@ def find_moved(library: Path, records: Sequence[Replaced], in_force: Collection[
         pairs.update(_pair(names, by_content[content], known))
     moved: list[Replaced] = []
     for name, record in sorted(pairs.items(), key=lambda pair: pair[0]):
-        source = _source_beside(name, record)
+        source = source_beside(name, record)
         if source in taken:
             source = name
         taken.add(source)
@@ -62,7 +62,7 @@ def find_moved(library: Path, records: Sequence[Replaced], in_force: Collection[
     return moved
 
 
-def _files(library: Path, suffixes: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
+def library_files(library: Path, suffixes: Collection[str]) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the files of a folder that have one of these suffixes, with their names relative to it. No link counts.
 
     It passes over what a run passes over: hidden files, recycle bins and other litter, and the outputs of other jobs.
@@ -162,7 +162,7 @@ def _is_one_original(records: Iterable[Replaced]) -> bool:
     return len({record.source_sha256 for record in records}) < 2
 
 
-def _source_beside(name: str, record: Replaced) -> str:
+def source_beside(name: str, record: Replaced) -> str:
     """Return the place of an original beside its output."""
     path, new, source = PurePosixPath(name), PurePosixPath(record.new), PurePosixPath(record.source)
     if path.name == new.name:

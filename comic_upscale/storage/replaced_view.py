@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from comic_upscale.storage.base import SourceEntry
 from comic_upscale.storage.local import LocalSourceStore
 from comic_upscale.storage.replaced import Trash
+from comic_upscale.storage.replaced_edits import Marks
 from comic_upscale.storage.replaced_journal import Replaced
 
 
@@ -65,8 +66,13 @@ class ReplacedSourceStore(LocalSourceStore):
         self._trash = Trash(root)
         self._read()
 
-    def follow_moves(self) -> None:
-        """Find the outputs that were moved since the last run. A run does it, too, and notes what it finds."""
+    def follow_changes(self, marks: Marks) -> None:
+        """Find the outputs that were moved or edited since the last run. A run does it, too, and notes what it finds.
+
+        Args:
+            marks: recognises outputs that were edited.
+        """
+        self._trash = Trash(self.root, marks)
         self._trash.follow()
         self._read()
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from comic_upscale.errors import OutputError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
 from comic_upscale.library.parts import whole_name
 from comic_upscale.settings.selection import Selection
+from comic_upscale.watching.replaced_files import ReplacedFiles
 from comic_upscale.watching.scan import FileState, Scan, scan_folder
 
 MOST_NAMED = 200
@@ -64,6 +67,7 @@ class WatchedFolder:
         settle: seconds for which size and time of a file must not change, as seen here. The clock of the machine that
             writes the file plays no part.
         within: real folders that no link may lead out of; None if links may lead anywhere.
+        replaced: the originals that runs replace in the folder; None if runs leave it as it is.
         clock: seconds. While this machine sleeps it may stand still.
     """
 
@@ -74,6 +78,7 @@ class WatchedFolder:
         leave_out: Collection[Path] = (),
         settle: float,
         within: Collection[Path] | None = None,
+        replaced: ReplacedFiles | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.root = root
@@ -84,7 +89,7 @@ class WatchedFolder:
         self.outside: tuple[str, ...] = ()
         """Links that lead out of the allowed folders, as the last look found them."""
         self._leave_out, self._settle, self._clock = tuple(leave_out), settle, clock
-        self._within = within
+        self._within, self._replaced = within, replaced
         self._seen: dict[str, tuple[FileState, float]] = {}
         """The state of each file, and since when it has it."""
         self._done: dict[str, FileState] | None = None
@@ -123,6 +128,9 @@ class WatchedFolder:
     def note_done(self, due: Due) -> None:
         """Note that a run has looked at what was due, whether or not its pages have failed."""
         self._done = self._done_after(due)
+        # A run may have recognised a file as an output that was edited or moved: from now on its original is shown.
+        with contextlib.suppress(OutputError):
+            self._done = self._with_originals(self._done)
         if due.paths is None:
             self._gone_since = None
 
@@ -190,8 +198,16 @@ class WatchedFolder:
             # The folder into which a drive is mounted is empty without the drive.
             self.away = f"{self.root} is empty"
             return None
+        try:
+            files = self._with_originals(scan.files)
+        except OutputError as error:
+            self.away = str(error)
+            return None
         self.away, self.outside = None, scan.outside
-        return scan
+        return replace(scan, files=files)
+
+    def _with_originals(self, files: Mapping[str, FileState]) -> dict[str, FileState]:
+        return {**files} if self._replaced is None else self._replaced.with_originals(files)
 
     def _note(self, scan: Scan, now: float) -> None:
         seen = {

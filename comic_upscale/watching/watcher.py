@@ -29,6 +29,7 @@ from comic_upscale.watching.folder import (
     pause_after_errors,
     seconds_to_next_look,
 )
+from comic_upscale.watching.replaced_files import ReplacedFiles
 
 
 class RunJob(Protocol):
@@ -90,9 +91,7 @@ class Watcher:
         is_known: Callable[[Path], bool] = lambda _: False,
     ) -> None:
         outputs = [job.output for job in jobs]
-        self._watched = [
-            _Watched(job, WatchedFolder(job.input, leave_out=outputs, settle=settle)) for job in jobs
-        ]
+        self._watched = [_Watched(job, _folder_of(job, outputs, settle)) for job in jobs]
         self._run, self._note, self._on_idle, self._is_known = run, note, on_idle, is_known
         self._poll = poll
         self._idle_since = time.monotonic()
@@ -197,3 +196,8 @@ class Watcher:
         if watched.told is not None:
             watched.told = None
             self._note(f"{watched.folder.root} is watched again")
+
+
+def _folder_of(job: JobSettings, outputs: Sequence[Path], settle: float) -> WatchedFolder:
+    replaced = ReplacedFiles(job.input) if job.replace_sources else None
+    return WatchedFolder(job.input, leave_out=outputs, settle=settle, replaced=replaced)

@@ -88,6 +88,12 @@ def test_a_run_prints_none(job: tuple[Path, str]) -> None:
     assert "a\\x1b]0;owned\\x07" in job[1]
 
 
+def test_the_live_display_of_a_run_is_drawn_with_control_sequences(job: tuple[Path, str]) -> None:
+    for sequence in ("[2K", "[1A"):
+        assert f"\x1b{sequence}" in job[1]
+        assert f"\\x1b{sequence}" not in job[1]
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -79,6 +79,14 @@ def test_defaults_bounds_and_choices_are_in_the_help() -> None:
     assert "auto|fp32|fp16|bf16" in text
 
 
+@pytest.mark.parametrize("words", [(), ("run",), ("watch",), ("status",), ("models", "list"), ("pause",)])
+def test_help_has_no_types_of_flags_and_no_brackets_twice(words: tuple[str, ...]) -> None:
+    code, out, _ = invoke(*words, "--help")
+    assert code == 0
+    for noise in ("<bool>", "<list[", "[[PAGES", "[[FOLDER", "{FOLDER...}"):
+        assert noise not in out
+
+
 def test_help_of_shared_options_is_the_same_unless_they_mean_something_else() -> None:
     for option in JOB:
         if option.name in ("denoise", "tile", "batch", "precision"):

@@ -127,6 +127,37 @@ def test_an_own_profile_of_a_built_in_name_may_build_on_it(home: Path) -> None:
         settings("a")
 
 
+def test_a_book_drops_the_format_of_a_profile_that_it_does_not_take(home: Path) -> None:
+    assert (settings("manga", archive_output="epub").format, settings("manga").quality) == ("webp", 90)
+    for book in ("kepub", "pdf"):
+        made = settings("manga", archive_output=book)
+        assert (made.format, made.quality, made.levels) == ("png", None, Levels())
+        assert settings("manga", archive_output=book, format="jpeg", quality=80).quality == 80
+        with pytest.raises(SettingsError, match="png or jpeg, not webp"):
+            settings("manga", archive_output=book, format="webp")
+    own(home, "kobo", 'base = "manga"\narchive_output = "kepub"\n')
+    assert (settings("kobo").format, settings("kobo").quality) == ("png", None)
+    own(home, "wrong", 'base = "manga"\narchive_output = "kepub"\nformat = "webp"\n')
+    with pytest.raises(SettingsError, match="png or jpeg, not webp"):
+        settings("wrong")
+
+
+def test_the_folders_of_a_profile_for_volumes_go_where_originals_are_replaced(home: Path) -> None:
+    assert settings("lora").archive_output == "folder"
+    made = settings("lora", replace_sources=True)
+    assert (made.archive_output, made.format, made.gray) == ("cbz", "png", "off")
+    with pytest.raises(SettingsError, match=r"exclude each other: a volume is replaced by one file$"):
+        settings("lora", replace_sources=True, archive_output="folder")
+
+
+def test_a_message_says_which_option_is_that_of_a_profile(home: Path) -> None:
+    own(home, "mine", "crop_margins = true\nformat = 'webp'\nquality = 80\n")
+    with pytest.raises(SettingsError, match=r"makes less of a page\. The profile mine sets --crop-margins$"):
+        settings("mine", replace_sources=True)
+    with pytest.raises(SettingsError, match=r"exclude each other[^.]*$"):
+        settings("mine", replace_sources=True, crop_margins=True)
+
+
 def test_the_place_of_a_profile_decides_without_a_name(home: Path) -> None:
     assert settings().profile is None
     own(home, "default", "scale = 2\n")

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from comic_upscale.commands import questions
 from comic_upscale.commands import run as run_command
 from tests.conftest import draw
 
@@ -109,8 +110,8 @@ def test_only_somebody_who_sees_the_question_is_asked(
     ):  # fmt: skip
         monkeypatch.setattr(sys, "stdin", terminal)
         monkeypatch.setattr(sys, "stderr", log)
-        assert not run_command.has_terminal()
+        assert not questions.has_terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
-        assert run_command.has_terminal()
+        assert questions.has_terminal()
         monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1)
-        assert not run_command.has_terminal(), "in the background"
+        assert not questions.has_terminal(), "in the background"

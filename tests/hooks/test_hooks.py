@@ -7,13 +7,14 @@ import shlex
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.execution.events import JobFinished
+from comic_upscale.execution.events import JobFinished, JobStarted
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.hooks import http
 from comic_upscale.hooks import runner as runners
@@ -24,6 +25,7 @@ from comic_upscale.hooks.webhook import Webhook, sign
 from comic_upscale.ledger.records import VolumeDone
 from comic_upscale.retries import RetryPolicy
 from comic_upscale.settings.hooks import HookSettings
+from comic_upscale.settings.paths import replace_folder
 from tests.archives import make_zip, pictures
 from tests.conftest import REPOSITORY, draw
 from tests.hooks.servers import KEY, LIBRARIES, Answer, Request, kavita, komga, serving
@@ -263,6 +265,39 @@ def test_libraries_are_not_scanned_for_every_volume() -> None:
         assert len([request for request in requests if request.method == "POST"]) == 1
         runner(_ended())
         assert runner.finish().failures == ()
+        assert len([request for request in requests if request.method == "POST"]) == 2
+        runner.close()
+
+
+def test_libraries_are_scanned_after_originals_were_replaced(tmp_path: Path) -> None:
+    with serving(komga) as (url, requests):
+        runner = HookRunner(HookSettings(komga=url, komga_key=KEY, komga_library=("Manga",)), {})
+        runner(
+            JobStarted(
+                input=str(tmp_path),
+                output=str(replace_folder(tmp_path)),
+                ledger="ledger",
+                total=1,
+                todo=1,
+                done=0,
+                failed=0,
+                skipped=0,
+                scale=2.0,
+                model="m",
+                native_scale=4,
+                device="cpu",
+                precision="fp32",
+                batch="auto",
+                workers=1,
+            )
+        )
+        runner(volume(1))
+        assert runner.finish().ran == 0
+        runner(replace(_ended(), replaced_now=1))
+        assert runner.finish().failures == ()
+        # As when an earlier run was stopped before it could replace what it had done.
+        runner(replace(_ended(), replaced_now=1))
+        assert runner.finish().ran == 1
         assert len([request for request in requests if request.method == "POST"]) == 2
         runner.close()
 

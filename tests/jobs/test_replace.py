@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -13,16 +15,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.errors import InputError, LedgerBusyError, SettingsError
+from comic_upscale.errors import InputError, LedgerBusyError, OutputError, SettingsError
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.restore import prune_trash, restore
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.lock import hold_job
+from comic_upscale.ledger.pausing import paused_since
+from comic_upscale.ledger.recent import choose_job, choose_ledger
 from comic_upscale.ledger.status import read_status
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import TRASH, replace_folder
+from comic_upscale.watching.folder import WatchedFolder
+from comic_upscale.watching.replaced_files import ReplacedFiles
 from tests.archives import as_jpeg_pdf, make_zip
+from tests.commands.test_run import invoke
 from tests.conftest import MakeJob
 from tests.fakes import NearestEngine
 
@@ -129,6 +136,56 @@ def test_pruned_originals_are_gone_and_nothing_is_upscaled_twice(library: Path, 
     page(library / "new.png", 4)
     assert run(job()).replaced_now == 1
     assert {name: data for name, data in visible(library).items() if name != "new.png"} == after
+
+
+def test_the_library_stands_for_its_job(library: Path, job: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        choose_job(library, None, tmp_path)
+    run(job())
+    assert choose_job(library, None, tmp_path) == (job().ledger_path, job().folder)
+    assert choose_ledger(library, None, tmp_path) == job().ledger_path
+    assert choose_job(job().folder, None, tmp_path)[1] == job().folder
+    assert invoke("pause", library)[0] == 0
+    assert paused_since(job().folder) is not None
+    assert invoke("resume", library)[0] == 0
+    assert paused_since(job().folder) is None
+
+
+def test_a_trash_that_was_deleted_by_hand_counts_as_pruned(library: Path, job: Any) -> None:
+    run(job())
+    after = visible(library)
+    shutil.rmtree(library / TRASH)
+    with pytest.raises(InputError, match="was replaced by its output"):
+        run_without_engine(job())
+    page(library / "new.png", 4)
+    assert run(job()).replaced_now == 1
+    assert {name: data for name, data in visible(library).items() if name != "new.png"} == after
+    # The journal is complete again, and so is its copy.
+    journal, copy = library / TRASH / "journal.jsonl", library / ".comic-upscale" / "replaced.jsonl"
+    assert journal.read_bytes() == copy.read_bytes()
+    assert {json.loads(line)["new"] for line in copy.read_text().split("\n") if line} == {
+        "a.png", "new.png", "sub/b.png", "sub/v.cbz",
+    }  # fmt: skip
+    # After a kill between the two, and in a trash of an earlier version, the copy is not complete.
+    copy.write_bytes(copy.read_bytes()[:50])
+    page(library / "newer.png", 5)
+    assert run(job()).replaced_now == 1
+    assert journal.read_bytes() == copy.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_journal_that_cannot_be_read_stops_the_run(library: Path, job: Any) -> None:
+    run(job())
+    after = visible(library)
+    journal = library / TRASH / "journal.jsonl"
+    journal.unlink()
+    journal.symlink_to(journal.name)
+    with pytest.raises(OutputError, match="make it readable"):
+        run_without_engine(job())
+    assert visible(library) == after
+    folder = WatchedFolder(library, settle=0, replaced=ReplacedFiles(library))
+    assert folder.look() is None
+    assert "make it readable" in (folder.problem or "")
 
 
 def test_replaced_files_that_were_renamed_are_known(library: Path, job: Any) -> None:

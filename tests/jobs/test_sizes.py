@@ -14,6 +14,7 @@ from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone, PageSkipped
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.screens import Screen
 from comic_upscale.settings.sizes import Bounds, Fit, LongSide, Print, Width
 from tests.conftest import draw
 from tests.fakes import NearestEngine
@@ -156,3 +157,13 @@ def test_the_plan_tells_sizes_kinds_and_weight(settings: JobSettings) -> None:
     assert planned.bytes_per_pixel is not None
     assert planned.estimated_bytes == pytest.approx(60 * 90 * planned.bytes_per_pixel, abs=1)
     assert (planned.sidecars, planned.others) == (1, 1)
+
+
+def test_the_plan_of_a_gray_screen_has_gray_pages(settings: JobSettings) -> None:
+    gray, colour = (
+        next(page for page in preview(change(settings, size=screen)).pages if page.source == "0.png")
+        for screen in (Screen("e-ink", 100, 150, 16), Screen("lcd", 100, 150, None))
+    )
+    assert (gray.color, colour.color) == ("gray", "colour")
+    assert gray.target_size == colour.target_size
+    assert (gray.estimated_bytes or 0) < (colour.estimated_bytes or 0) / 2

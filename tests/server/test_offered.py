@@ -79,7 +79,7 @@ def test_an_administrator_makes_changes_and_deletes_presets(
     preset = {"description": "For the web.", "options": {"format": "webp", "quality": "80", "denoise": "low"}}
     assert boss.put("/api/v1/admin/presets/web", json=preset).status_code == 200
     shown = {each["name"]: each for each in me.get("/api/v1/presets").json()["presets"]}
-    profiles = ["lora", "manga", "webtoon", "western"]
+    profiles = ["e-reader", "lora", "manga", "webtoon", "western"]
     assert list(shown) == ["standard", "art", "photo", "face", *profiles, "web"]
     assert shown["web"]["is_own"] and not shown["art"]["is_own"]
     web = params_of(me, preset="web")

@@ -256,15 +256,12 @@ def test_several_folders_have_jobs_of_their_own(
     for wrong in (
         lambda: watched_jobs([inputs, tmp_path / "x" / "in"], given),
         lambda: watched_jobs([inputs], {}),
-        lambda: watched_jobs([inputs], {**given, "replace_sources": True}),
         lambda: watched_jobs([inputs, tmp_path / "more"], {**given, "ledger": tmp_path / "l.sqlite3"}),
     ):
         with pytest.raises(SettingsError):
             wrong()
     with pytest.raises(InputError):
         watched_jobs([inputs / "a.png"], given)
-    with pytest.raises(SettingsError, match="run --input FOLDER --replace --yes"):
-        watched_jobs([inputs], {"replace_sources": True})
 
 
 def test_once_ends_when_nothing_changes_any_more(inputs: Path, tmp_path: Path, tiny_weights: Path) -> None:
