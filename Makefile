@@ -21,9 +21,11 @@ demo: $(READY)
 test: $(READY)
 	$(MAKE) --jobs=3 lint suite wheel
 
-# Many tests wait for other programs, so four processes keep two cores busy.
+# Many tests wait for other programs, so four processes keep two cores busy. What they import is compiled once, by the
+# first process, also where the environment asks for no bytecode.
 suite: $(READY)
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations 25
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only --quiet --quiet >/dev/null || true
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations 25
 
 wheel: $(READY)
 	scripts/check_wheel.sh $(BIN)/python

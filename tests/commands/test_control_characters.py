@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.console.printable import printable, printable_lines
-from tests.conftest import draw, pairs
+from tests.conftest import LONG, draw, pairs
 
 pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
 
@@ -96,6 +96,7 @@ def test_the_live_display_of_a_run_is_drawn_with_control_sequences(job: tuple[Pa
 
 @pytest.mark.parametrize(
     "command",
+    # Every other one, except in a long trial.
     [
         ["status", "--job", "out", "--failures", "--suspects"],
         ["status", "--job", "out", "--watch"],
@@ -112,7 +113,7 @@ def test_the_live_display_of_a_run_is_drawn_with_control_sequences(job: tuple[Pa
         [f"none{HOSTILE}"],
         ["models", "fetch", f"none{HOSTILE}"],
         ["run", "-i", "in", "--format", f"none{HOSTILE}"],
-    ],
+    ][:: 1 if LONG else 2],
     ids=lambda command: " ".join(command[:2]).encode("ascii", "replace").decode(),
 )
 def test_no_command_prints_any(job: tuple[Path, str], command: list[str]) -> None:

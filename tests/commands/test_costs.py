@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands.test_run import invoke, pages
-from tests.conftest import draw
+from tests.conftest import LONG, draw
 
 __all__ = ["pages"]
 
@@ -170,6 +170,7 @@ def test_what_cannot_be_is_refused_in_one_line(pages: Path, arguments: tuple[obj
     assert err.startswith("error: ")
 
 
+@pytest.mark.skipif(not LONG, reason="a second bench takes seconds: set COMIC_UPSCALE_TEST_LONG=1")
 def test_bench_prints_its_result_even_if_it_cannot_be_saved(
     tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import shlex
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.engines import BUILT_IN
 from comic_upscale.settings.job import JobSettings
-from tests.conftest import MakeJob
+from tests.conftest import LONG, MakeJob, pairs
 from tests.engines.drawn_pages import draw_pages
 from tests.engines.fake_imagen import serve
 from tests.fakes import NearestEngine
@@ -169,12 +170,14 @@ def check(made: Upscaled, batch: Batch) -> None:
     assert all(isinstance(note, str) and note for note in made.notes)
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("target", [(60, 80), (75, 100), (47, 61), (240, 300)])
+@pytest.mark.parametrize(
+    ("sample", "target"),
+    pairs(itertools.product((1, 3), (np.uint8, np.uint16)), [(60, 80), (75, 100), (47, 61), (240, 300)]),
+)
 def test_pages_have_their_target_size_and_their_own_type(
-    engine: Engine, channels: int, kind: type[np.generic], target: tuple[int, int]
+    engine: Engine, sample: tuple[int, type[np.generic]], target: tuple[int, int]
 ) -> None:
+    channels, kind = sample
     batch = Batch(draw_pages(1, 40, 30, channels, kind), target)
     check(engine.upscale(batch), batch)
 
@@ -207,7 +210,7 @@ def test_what_it_is_given_is_left_as_it_is(engine: Engine) -> None:
     assert np.array_equal(source, before)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3] if LONG else [3])
 def test_a_large_page_and_the_conservative_path(engine: Engine, side: Side, channels: int) -> None:
     batch = Batch(draw_pages(1, 200, 150, channels), (300, 400))
     made = engine.upscale(batch)

@@ -104,6 +104,7 @@ def test_a_page_that_ends_three_workers_is_set_aside(
     assert sizes["0.png"] > (96, 64)
 
 
+@pytest.mark.skipif(not LONG, reason="starts six workers: set COMIC_UPSCALE_TEST_LONG=1")
 def test_two_such_pages_cost_no_other_page(open_server: OpenServices, tmp_path: Path) -> None:
     services = open_server()
     volume = make_volume(tmp_path / "pages", {0: ABORTS, 7: IS_KILLED})

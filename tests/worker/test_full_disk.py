@@ -19,7 +19,7 @@ from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.files import DiskFullError, FileStore, LocalFiles, store_file
 from comic_upscale.server.object_files import ObjectFiles
 from comic_upscale.server.services import Services
-from tests.conftest import REPOSITORY
+from tests.conftest import LONG, REPOSITORY
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.running import PATIENCE, clean_environment
 from tests.worker.test_crashes import odd_command
@@ -91,7 +91,7 @@ def run_worker(services: Services, home: Path) -> None:
     assert "Traceback" not in worker.stderr, worker.stderr
 
 
-@pytest.mark.parametrize("room", [60_000, 600_000, 2_500_000])
+@pytest.mark.parametrize("room", [60_000, 600_000, 2_500_000] if LONG else [600_000])
 def test_a_job_goes_on_when_there_is_room(
     open_server: OpenServices, disk: Path, tmp_path: Path, room: int
 ) -> None:

@@ -82,14 +82,15 @@ def test_bfloat16_gives_the_page_that_float32_gives() -> None:
     )
     for path in sorted(_EXAMPLES.glob("*.png"))[:2]:
         with Image.open(path) as opened:
-            page = np.asarray(opened.convert("RGB").crop((0, 0, 256, 256)))[None]
-        batch = Batch(page, (640, 640))
+            page = np.asarray(opened.convert("RGB").crop((64, 64, 192, 160)))[None]
+        batch = Batch(page, (320, 240))
         expected = plain.upscale(batch).pixels.astype(float)
-        error = np.square(quick.upscale(batch).pixels - expected).mean()
+        made = quick.upscale(batch).pixels
+        error = np.square(made - expected).mean()
         assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 50
         # Solid paper and ink stay what they are.
         solid = (expected == 255) | (expected == 0)
-        assert np.abs(quick.upscale(batch).pixels - expected)[solid].mean() < 0.01
+        assert solid.any() and np.abs(made - expected)[solid].mean() < 0.01
 
 
 def test_nothing_but_chains_of_3x3_convolutions_goes_in_strips() -> None:

@@ -31,7 +31,7 @@ from comic_upscale.jobs.run import run_job
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.job import JobSettings
-from tests.conftest import draw
+from tests.conftest import LONG, draw
 from tests.engines.conftest import MakeNetwork
 from tests.ncnn_weights import fill_cunet
 
@@ -221,7 +221,7 @@ def peer(weights_dir: Path, folder: Path, file: str, kind: type[torch.nn.Module]
         ("realcugan/up2x-no-denoise", UpCunet2x),
         ("realcugan/up3x-conservative", UpCunet3x),
         ("realcugan/up3x-no-denoise", UpCunet3x),
-    ],
+    ][:: 1 if LONG else 2],
 )
 def test_the_networks_of_the_peers_are_found(
     weights_dir: Path, tmp_path: Path, file: str, kind: type[torch.nn.Module]
@@ -238,7 +238,9 @@ def test_the_networks_of_the_peers_are_found(
     assert sees_far(run, 3), "by the pixels alone, too"
 
 
-@pytest.mark.parametrize("file", ["waifu2x/scale2.0x_model", "realcugan/up2x-conservative"])
+@pytest.mark.parametrize(
+    "file", ["waifu2x/scale2.0x_model", "realcugan/up2x-conservative"][: 2 if LONG else 1]
+)
 def test_the_networks_of_the_peers_are_given_whole_pages(
     weights_dir: Path, comics_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
