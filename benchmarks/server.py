@@ -66,21 +66,34 @@ class Connection:
         self._writer: asyncio.StreamWriter | None = None
 
     async def request(
-        self, method: str, path: str, body: bytes = b"", kind: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        kind: str = "application/json",
+        cookie: str | None = None,
     ) -> tuple[int, bytes]:
         """Send a request, and return the status and the body of the answer."""
-        await self.send(method, path, body, kind)
+        await self.send(method, path, body, kind, cookie)
         assert self.reader is not None
         head = await self.reader.readuntil(b"\r\n\r\n")
         found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
         content = await self.reader.readexactly(int(found[1])) if found else b""
         return int(head.split()[1]), content
 
-    async def send(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> None:
-        """Send a request."""
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        kind: str = "application/json",
+        cookie: str | None = None,
+    ) -> None:
+        """Send a request, with a cookie in place of the key if there is one."""
         if self._writer is None:
             self.reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 24)
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {self._key}\r\n"
+        who = f"X-API-Key: {self._key}" if cookie is None else f"Cookie: {cookie}"
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\n{who}\r\n"
         if body:
             head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
         self._writer.write(head.encode() + b"\r\n" + body)

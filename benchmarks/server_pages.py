@@ -2,9 +2,10 @@
 
 usage: python -m benchmarks.server_pages [--viewers 200] [--seconds 10] [--paints 7] [--busy] [--json FILE]
 
-Each viewer has an event stream, and asks for new pages of the job whenever there are some, as the script of the page
-does. First paint needs Chromium and Selenium, and is left out without them. `--busy` marks the figures of a machine
-that does other work, too.
+Each viewer has an event stream, and asks for new pages of the job one or two seconds after it hears of some, as the
+script of the page does. The client uses plain connections, so that it costs little itself, and says how much. First
+paint needs Chromium and Selenium, and is left out without them. `--busy` marks the figures of a machine that does
+other work, too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
+import random
 import re
 import shutil
 import statistics
@@ -29,7 +31,7 @@ import sqlalchemy as sa
 from PIL import Image
 
 from benchmarks.machine import facts, write_report
-from benchmarks.server import Figure, Server, p99
+from benchmarks.server import Connection, Figure, Server, p99
 from comic_upscale.server import accounts, queue, sessions
 from comic_upscale.server.database.schema import files, jobs, now_ms
 from comic_upscale.server.files import store_file
@@ -223,39 +225,53 @@ async def _watched(server: Server, secret: str, job: Job, viewers: int, seconds:
 
     connected = asyncio.Semaphore(0)
 
-    async def view(client: httpx.AsyncClient) -> None:
-        shown = 0
-        async with client.stream("GET", f"/api/v1{path}/events") as answer:
-            connected.release()
-            async for line in answer.aiter_lines():
-                done = re.search(r'"done":\s*(\d+)', line)
-                if done is None or int(done[1]) <= shown:
-                    continue
-                if int(done[1]) in added:
-                    lags.append(time.perf_counter() - added[int(done[1])])
-                began = time.perf_counter()
-                new = await client.get(f"{path}/new?after={shown}", headers={"HX-Request": "true"})
-                asked.append(time.perf_counter() - began)
-                shown += new.text.count("<li")
+    async def view() -> None:
+        stream, requests = (Connection(server.pages_port, server.key) for _ in range(2))
+        shown, asking = 0, None
 
-    async with _client(server, secret) as client:
-        tasks = [asyncio.create_task(view(client)) for _ in range(viewers)]
-        async with asyncio.timeout(CONNECT_SECONDS):
-            # A busy machine needs some time for all of them.
-            for _ in tasks:
-                await connected.acquire()
-        began, before = time.perf_counter(), sum(process.cpu_times()[:2])
-        while time.perf_counter() - began < seconds:
-            added[job.count + 1] = time.perf_counter()
-            await asyncio.to_thread(job.add)
-            await asyncio.sleep(2)
-        used = (sum(process.cpu_times()[:2]) - before) / (time.perf_counter() - began)
-        failed = [task for task in tasks if task.done()]
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError, httpx.HTTPError):
-                await task
+        async def ask() -> None:
+            nonlocal shown
+            await asyncio.sleep(1 + random.random())
+            began = time.perf_counter()
+            _, new = await requests.request("GET", f"{path}/new?after={shown}", cookie=f"{COOKIE}={secret}")
+            asked.append(time.perf_counter() - began)
+            shown += new.count(b"<li")
+
+        try:
+            await stream.send("GET", f"/api/v1{path}/events", cookie=f"{COOKIE}={secret}")
+            assert stream.reader is not None
+            connected.release()
+            while line := await stream.reader.readline():
+                done = re.search(rb'"done": ?(\d+)', line)
+                if done is None or int(done[1]) not in added:
+                    continue
+                lags.append(time.perf_counter() - added[int(done[1])])
+                if asking is None or asking.done():
+                    asking = asyncio.ensure_future(ask())
+        finally:
+            if asking is not None:
+                asking.cancel()
+            stream.close()
+            requests.close()
+
+    tasks = [asyncio.create_task(view()) for _ in range(viewers)]
+    async with asyncio.timeout(CONNECT_SECONDS):
+        # A busy machine needs some time for all of them.
+        for _ in tasks:
+            await connected.acquire()
+    began, before, own = time.perf_counter(), sum(process.cpu_times()[:2]), time.process_time()
+    while time.perf_counter() - began < seconds:
+        added[job.count + 1] = time.perf_counter()
+        await asyncio.to_thread(job.add)
+        await asyncio.sleep(2)
+    used = (sum(process.cpu_times()[:2]) - before) / (time.perf_counter() - began)
+    own = (time.process_time() - own) / (time.perf_counter() - began)
+    failed = [task for task in tasks if task.done()]
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError, OSError):
+            await task
     if failed or not asked or not lags:
         raise SystemExit(
             f"{len(failed)} of {viewers} viewers lost their connection; the others saw {len(lags)} events"
@@ -264,6 +280,7 @@ async def _watched(server: Server, secret: str, job: Job, viewers: int, seconds:
         Figure(f"new pages, {viewers} viewers, p99", p99(asked), "s", 1.0, False),
         Figure(f"event lag, {viewers} viewers, p99", p99(lags), "s", 1.5, False),
         Figure(f"processor of the server, {viewers} viewers", used, "core", 1.0, False),
+        Figure("processor of the viewers and the job", own, "core", 1.0, False),
     ]
 
 

@@ -19,6 +19,7 @@ from comic_upscale.engines.registry import OpenEngines, find_factory
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.execution.base import (
     Activity,
+    Executor,
     ExecutorInfo,
     PageOutcome,
     PageTask,
@@ -26,7 +27,6 @@ from comic_upscale.execution.base import (
     as_page_error,
 )
 from comic_upscale.execution.events import Listener, Preparing
-from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.execution.worker_protocol import (
     TASK_FIELDS,
@@ -61,7 +61,7 @@ class WorkerExecutor:
     def __init__(self, path: Path, open_engines: OpenEngines) -> None:
         self._path, self._open_engines = check_socket_path(path), open_engines
         self._channel: Channel | None = None
-        self._instead: LocalExecutor | None = None
+        self._instead: Executor | None = None
         self._info: ExecutorInfo | None = None
         self._spending: Spending | None = None
         self._busy: dict[str, float] = {}
@@ -92,6 +92,8 @@ class WorkerExecutor:
         by_call = find_factory(settings.backend).billing == "call"
         channel = None if by_call else await self._connect()
         if channel is None:
+            from comic_upscale.execution.local.executor import LocalExecutor
+
             self._instead = LocalExecutor(self._open_engines)
             self.activity = self._instead.activity
             info = await self._instead.open(

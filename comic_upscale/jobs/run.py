@@ -8,18 +8,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comic_upscale.engines.registry import OpenEngines, check_cluster, check_remote, open_engines
 from comic_upscale.errors import RemoteError
 from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Event, JobFinished, Listener, Preparing
-from comic_upscale.execution.local.executor import LocalExecutor
-from comic_upscale.execution.ray.executor import RayExecutor
-from comic_upscale.execution.ray.options import RayOptions
-from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
-from comic_upscale.execution.several import SeveralExecutor
 from comic_upscale.execution.stop import StopRequest
-from comic_upscale.execution.worker_client import WorkerExecutor
 from comic_upscale.jobs.begin import begin_run, open_ledger
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.finish import RunEnd, finish_run
@@ -43,6 +38,10 @@ from comic_upscale.settings.selection import Selection
 from comic_upscale.storage.marker import check_output_folder
 from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import open_stores
+
+if TYPE_CHECKING:
+    from comic_upscale.execution.ray.options import RayOptions
+    from comic_upscale.execution.remote import RemoteOptions
 
 
 def run_job(
@@ -111,15 +110,7 @@ async def run_job_async(
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
-    executor: Executor
-    if remote:
-        executor = _remote_executor(remote)
-    elif cluster is not None:
-        executor = RayExecutor(cluster, open_engines)
-    elif worker is not None:
-        executor = WorkerExecutor(worker, open_engines)
-    else:
-        executor = LocalExecutor(open_engines)
+    executor = _choose_executor(open_engines, remote, worker, cluster)
     stop = stop or StopRequest()
     files = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
     copy: LedgerCopy | None = None
@@ -159,10 +150,31 @@ async def run_job_async(
             await asyncio.to_thread(copy.close)
 
 
-def _remote_executor(machines: Sequence[RemoteOptions]) -> Executor:
-    if len(machines) == 1:
-        return RemoteExecutor(machines[0])
-    return SeveralExecutor({machine.name: RemoteExecutor(machine) for machine in machines})
+def _choose_executor(
+    open_engines: OpenEngines,
+    remote: Sequence[RemoteOptions],
+    worker: Path | None,
+    cluster: RayOptions | None,
+) -> Executor:
+    """Return what processes the pages, and import no other: a small run over a socket is mostly imports."""
+    if remote:
+        from comic_upscale.execution.remote import RemoteExecutor
+        from comic_upscale.execution.several import SeveralExecutor
+
+        if len(remote) == 1:
+            return RemoteExecutor(remote[0])
+        return SeveralExecutor({machine.name: RemoteExecutor(machine) for machine in remote})
+    if cluster is not None:
+        from comic_upscale.execution.ray.executor import RayExecutor
+
+        return RayExecutor(cluster, open_engines)
+    if worker is not None:
+        from comic_upscale.execution.worker_client import WorkerExecutor
+
+        return WorkerExecutor(worker, open_engines)
+    from comic_upscale.execution.local.executor import LocalExecutor
+
+    return LocalExecutor(open_engines)
 
 
 async def _restore_ledger(settings: JobSettings, emit: Listener) -> LedgerCopy | None:

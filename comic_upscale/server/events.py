@@ -118,7 +118,7 @@ class Hub:
 
     async def _tell(self, changes: Sequence[_Change]) -> None:
         """Tell the viewers of changes, and read only the jobs that somebody follows."""
-        followed = {change.job_id for change in changes if self._is_followed(change)}
+        followed = self._followed(changes)
         if not followed:
             return
         found = await self._database.read_async(partial(_states, list(followed)))
@@ -126,8 +126,12 @@ class Hub:
             for viewer in list(self._viewers):
                 viewer.tell(owner_id, job)
 
-    def _is_followed(self, change: _Change) -> bool:
-        return any(viewer.follows(change.owner_id, change.job_id) for viewer in self._viewers)
+    def _followed(self, changes: Sequence[_Change]) -> set[str]:
+        """Return the ids of changed jobs that somebody follows. A busy server has many changes and many viewers."""
+        if any(viewer.is_everything for viewer in self._viewers):
+            return {change.job_id for change in changes}
+        ids, owners = {each.job_id for each in self._viewers}, {each.owner_id for each in self._viewers}
+        return {change.job_id for change in changes if change.job_id in ids or change.owner_id in owners}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +147,12 @@ class _Viewer:
     def __init__(
         self, *, job_id: str | None = None, owner_id: str | None = None, is_everything: bool = False
     ) -> None:
-        self._job_id, self._owner_id, self._is_everything = job_id, owner_id, is_everything
+        self.job_id, self.owner_id, self.is_everything = job_id, owner_id, is_everything
         self.changed = asyncio.Event()
         self._waiting: dict[str, Mapping[str, Any]] = {}
 
     def follows(self, owner_id: str, job_id: str) -> bool:
-        return self._is_everything or job_id == self._job_id or owner_id == self._owner_id
+        return self.is_everything or job_id == self.job_id or owner_id == self.owner_id
 
     def tell(self, owner_id: str, job: Mapping[str, Any]) -> None:
         if self.follows(owner_id, job["job_id"]):

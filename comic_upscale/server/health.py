@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server.database.schema import jobs, now_ms, queue, workers
+from comic_upscale.server.database.schema import is_over, jobs, now_ms, queue, workers
+from comic_upscale.server.queue import lease_is_over
 
 ALIVE_SECONDS = 15.0
 """A worker counts as online for this long after its last sign of life."""
@@ -26,7 +27,7 @@ def queue_figures(connection: Connection) -> dict[str, Any]:
             sa.func.count().filter(jobs.c.status == "queued"),
             sa.func.min(jobs.c.created_at).filter(jobs.c.status == "queued"),
             sa.func.count().filter(jobs.c.status == "running"),
-            sa.func.count().filter(jobs.c.status == "running", jobs.c.lease_until < now_ms()),
+            sa.func.count().filter(jobs.c.status == "running", lease_is_over()),
         ).where(jobs.c.status.in_(("queued", "running")))
     ).one()
     online = online_workers(connection)
@@ -49,14 +50,14 @@ def queue_figures(connection: Connection) -> dict[str, Any]:
 
 def online_workers(connection: Connection) -> Sequence[Mapping[str, Any]]:
     """Return the rows of the workers that gave a sign of life."""
-    alive = workers.c.last_seen_at > now_ms() - int(ALIVE_SECONDS * 1000)
-    rows = connection.execute(sa.select(workers).where(workers.c.ended_at.is_(None), alive))
+    silent = is_over(workers.c.last_seen_at + int(ALIVE_SECONDS * 1000), ALIVE_SECONDS * 1000)
+    rows = connection.execute(sa.select(workers).where(workers.c.ended_at.is_(None), ~silent))
     return [dict(row) for row in rows.mappings()]
 
 
 def running_jobs(connection: Connection) -> bool:
     """Return whether a worker runs a job, and renews its lease."""
-    running = sa.select(jobs.c.id).where(jobs.c.status == "running", jobs.c.lease_until >= now_ms())
+    running = sa.select(jobs.c.id).where(jobs.c.status == "running", ~lease_is_over())
     return connection.execute(running.limit(1)).first() is not None
 
 
@@ -64,7 +65,7 @@ def _silent_workers(connection: Connection) -> int:
     """Return the number of workers that stopped giving signs of life without recording their end."""
     silent = sa.select(sa.func.count()).where(
         workers.c.ended_at.is_(None),
-        workers.c.last_seen_at < now_ms() - int(SILENT_SECONDS * 1000),
+        is_over(workers.c.last_seen_at + int(SILENT_SECONDS * 1000), SILENT_SECONDS * 1000),
         workers.c.last_seen_at > now_ms() - int(FORGET_SECONDS * 1000),
     )
     return connection.scalar(silent) or 0

@@ -23,7 +23,7 @@ from standardwebhooks.webhooks import Webhook
 from comic_upscale.errors import DatabaseError
 from comic_upscale.server.callbacks import CallbackError, RefusedError, Sender
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import jobs, now_ms, outbox, users
+from comic_upscale.server.database.schema import is_over, jobs, now_ms, outbox, users
 from comic_upscale.server.jobs import job_json
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,8 @@ def _due(trying: Sequence[Mapping[str, Any]], kinds: Sequence[str], *columns: An
     """Select messages of some kinds that are due, without users and receivers that have enough tries now."""
     owners, receivers = _count(trying)
     conditions = [
-        outbox.c.done_at.is_(None), outbox.c.failed_at.is_(None), outbox.c.not_before <= now_ms(),
+        outbox.c.done_at.is_(None), outbox.c.failed_at.is_(None),
+        is_over(outbox.c.not_before, LONGEST_WAIT_SECONDS * 1200),
         outbox.c.kind.in_(kinds),
     ]  # fmt: skip
     full = [owner for owner, count in owners.items() if count >= AT_ONCE_FOR_OWNER]

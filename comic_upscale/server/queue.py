@@ -11,14 +11,14 @@ Every function takes the connection of a transaction; `Database.write` provides 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server.database.schema import jobs, now_ms, outbox, queue, users
+from comic_upscale.server.database.schema import is_over, jobs, now_ms, outbox, queue, users
 
 Lane: TypeAlias = Literal["interactive", "batch"]
 
@@ -33,6 +33,7 @@ _FEW = 2
 """Jobs whose places are counted one by one. For more, the beginning of the queue is read once."""
 POSTPONE_SECONDS = 60.0
 """Waiting time while the storage is away."""
+_LONGEST_WAIT_MS = max(*BACKOFF_SECONDS, POSTPONE_SECONDS) * 1200
 WORKER_ENDED = "worker_ended"
 """The code of a job whose worker died, until the next one claims it."""
 PRIORITY: Mapping[Lane, int] = {"interactive": 100, "batch": 0}
@@ -78,6 +79,7 @@ def claim(
     *,
     jobs_per_user: int,
     lanes: Sequence[Lane] = ("interactive", "batch"),
+    besides: Collection[str] = (),
 ) -> Claim | None:
     """Claim the next job; None if there is none.
 
@@ -89,6 +91,8 @@ def claim(
         worker_id: who claims.
         jobs_per_user: the limit for users without one of their own.
         lanes: which jobs may be claimed.
+        besides: jobs that the same worker runs already. After a machine has slept, their leases seem to have ended,
+            until the worker renews them.
     """
     # On PostgreSQL this lock puts claims in a row, so that a limit per user holds. SQLite has one writer anyhow.
     paused = connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1).with_for_update())
@@ -96,7 +100,7 @@ def claim(
     set_aside(connection)
     if paused:
         return None
-    next_job = _find_next(connection, jobs_per_user, lanes)
+    next_job = _find_next(connection, _eligible(jobs_per_user, lanes, besides))
     if next_job is None:
         return None
     words = connection.scalar(
@@ -129,12 +133,16 @@ def claim(
 
 
 def has_work(
-    connection: Connection, *, jobs_per_user: int, lanes: Sequence[Lane] = ("interactive", "batch")
+    connection: Connection,
+    *,
+    jobs_per_user: int,
+    lanes: Sequence[Lane] = ("interactive", "batch"),
+    besides: Collection[str] = (),
 ) -> bool:
     """Return whether a claim would find a job now. Takes no lock."""
     if connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1)):
         return False
-    return _find_next(connection, jobs_per_user, lanes) is not None
+    return _find_next(connection, _eligible(jobs_per_user, lanes, besides)) is not None
 
 
 def heartbeat(connection: Connection, claimed: Claim, **progress: Any) -> bool:
@@ -317,7 +325,12 @@ def has_abandoned(connection: Connection) -> bool:
 
 
 def _ended() -> tuple[sa.ColumnElement[bool], ...]:
-    return jobs.c.status == "running", jobs.c.lease_until < now_ms()
+    return jobs.c.status == "running", lease_is_over()
+
+
+def lease_is_over() -> sa.ColumnElement[bool]:
+    """Return whether the worker of a running job no longer renews its lease."""
+    return is_over(jobs.c.lease_until, LEASE_SECONDS * 1000)
 
 
 def is_busy(connection: Connection, which: sa.ColumnElement[bool]) -> bool:
@@ -394,18 +407,21 @@ def positions(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict
     return {row["id"]: places.get(row["id"]) for row in rows}
 
 
-def _find_next(connection: Connection, jobs_per_user: int, lanes: Sequence[Lane]) -> str | None:
+def _find_next(connection: Connection, eligible: Sequence[sa.ColumnElement[bool]]) -> str | None:
     """Return the id of the job that a claim would take; None if there is none.
 
     Each query reads an index in its order and stops at the first match. One query for all of them would sort the
     whole queue.
     """
-    eligible = _eligible(jobs_per_user, lanes)
     ended = _first(connection, *_ended(), *eligible)
     for priority in _priorities(connection):
         if ended is not None and ended.priority > priority:
             break
-        due = jobs.c.status == "queued", jobs.c.priority == priority, jobs.c.not_before <= now_ms()
+        due = (
+            jobs.c.status == "queued",
+            jobs.c.priority == priority,
+            is_over(jobs.c.not_before, _LONGEST_WAIT_MS),
+        )
         queued = _first(connection, *due, *eligible)
         if queued is not None:
             places = [
@@ -430,14 +446,16 @@ def _priorities(connection: Connection) -> Iterator[int]:
         lower = (jobs.c.priority < priority,)
 
 
-def _eligible(jobs_per_user: int, lanes: Sequence[Lane]) -> tuple[sa.ColumnElement[bool], ...]:
+def _eligible(
+    jobs_per_user: int, lanes: Sequence[Lane], besides: Collection[str]
+) -> tuple[sa.ColumnElement[bool], ...]:
     other, owner = jobs.alias("other"), users.alias("owner")
     running = (
         sa.select(sa.func.count())
         .select_from(other)
         .where(
             other.c.status == "running",
-            other.c.lease_until >= now_ms(),
+            ~is_over(other.c.lease_until, LEASE_SECONDS * 1000),
             other.c.owner_id == jobs.c.owner_id,
             # A user whose library keeps the batch lane busy may still open a single page.
             other.c.lane == jobs.c.lane,
@@ -450,6 +468,7 @@ def _eligible(jobs_per_user: int, lanes: Sequence[Lane]) -> tuple[sa.ColumnEleme
         jobs.c.attempts < MAX_ATTEMPTS,
         ~jobs.c.cancel_requested,
         jobs.c.lane.in_(lanes),
+        jobs.c.id.not_in(besides),
         running < sa.func.coalesce(own_limit.scalar_subquery(), jobs_per_user),
     )
 

@@ -12,11 +12,10 @@ import importlib.util
 import logging
 import math
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from limits import RateLimitItem
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 
 from comic_upscale.errors import SettingsError
 
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 0.5
 """How long an answer of Redis may take: a request waits for it."""
+_SWEEP_SECONDS = 60.0
 AWAY_SECONDS = 5.0
 """How long Redis is left alone after it could not be used."""
 
@@ -44,7 +44,7 @@ class Rates:
     def __init__(self, redis_url: str | None = None) -> None:
         if redis_url is not None and importlib.util.find_spec("redis") is None:
             raise SettingsError("REDIS_URL needs the package redis: pip install '.[server,redis]' in a clone")
-        self._memory = MovingWindowRateLimiter(MemoryStorage())
+        self._memory = _Memory()
         self._url = redis_url
         self._shared: AsyncLimiter | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,8 +76,7 @@ class Rates:
                 return _seconds_until(stats.reset_time), int(stats.remaining)
             except Exception as error:
                 self._note_away(error)
-        reset, remaining = self._memory.get_window_stats(item, who)
-        return _seconds_until(reset), int(remaining)
+        return self._memory.wait(item, who)
 
     async def close(self) -> None:
         """Close the connections to Redis."""
@@ -110,6 +109,44 @@ class Rates:
         if self._is_away:
             log.warning("Redis can be used again: servers count requests together")
         self._is_away = False
+
+
+class _Memory:
+    """Counts in a moving window, by a clock that nobody sets. `MemoryStorage` of limits starts a thread a request."""
+
+    def __init__(self) -> None:
+        self._windows: dict[tuple[str, int, int], deque[float]] = {}
+        self._sweep_at = time.monotonic() + _SWEEP_SECONDS
+
+    def hit(self, item: RateLimitItem, who: str) -> bool:
+        times, now = self._times(item, who), time.monotonic()
+        if len(times) >= item.amount:
+            return False
+        times.append(now)
+        return True
+
+    def wait(self, item: RateLimitItem, who: str) -> tuple[int, int]:
+        times, now = self._times(item, who), time.monotonic()
+        seconds = times[0] + item.get_expiry() - now if times else 0
+        return max(1, math.ceil(seconds)), max(0, item.amount - len(times))
+
+    def _times(self, item: RateLimitItem, who: str) -> deque[float]:
+        """Return when somebody was counted within the last window."""
+        now = time.monotonic()
+        if now >= self._sweep_at:
+            self._sweep(now)
+        window = item.get_expiry()
+        times = self._windows.setdefault((who, item.amount, window), deque())
+        while times and times[0] <= now - window:
+            times.popleft()
+        return times
+
+    def _sweep(self, now: float) -> None:
+        """Forget who was not counted lately."""
+        self._sweep_at = now + _SWEEP_SECONDS
+        self._windows = {
+            key: times for key, times in self._windows.items() if times and times[-1] > now - key[2]
+        }
 
 
 def _open(url: str) -> AsyncLimiter:

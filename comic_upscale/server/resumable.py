@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import now_ms, pieces, resumable
+from comic_upscale.server.database.schema import is_over, now_ms, pieces, resumable
 from comic_upscale.server.files import FileStore, StoredFile
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.quotas import check_quotas
@@ -135,7 +135,9 @@ def lock(connection: Connection, upload_ids: Sequence[str], token: str) -> None:
     Raises:
         LockedError: another request holds one of them.
     """
-    free = sa.or_(resumable.c.lock.is_(None), resumable.c.lock == token, resumable.c.locked_until < now_ms())
+    free = sa.or_(
+        resumable.c.lock.is_(None), resumable.c.lock == token, is_over(resumable.c.locked_until, LOCK_MS)
+    )
     locked = connection.execute(
         sa.update(resumable)
         .where(resumable.c.id.in_(upload_ids), free)
@@ -230,7 +232,7 @@ def delete_expired(connection: Connection, most: int) -> tuple[list[str], int]:
     expired = list(
         connection.scalars(
             sa.select(resumable.c.id)
-            .where(resumable.c.expires_at < now_ms(), resumable.c.locked_until < now_ms())
+            .where(resumable.c.expires_at < now_ms(), is_over(resumable.c.locked_until, LOCK_MS))
             .limit(most)
         )
     )

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import SettingsError
 from comic_upscale.server import audit, queue
 from comic_upscale.server.accounts import Account, scopes_of
-from comic_upscale.server.database.schema import jobs, now_ms, users, watches
+from comic_upscale.server.database.schema import is_over, jobs, now_ms, users, watches
 from comic_upscale.server.database.schema import queue as queue_table
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.jobs import create_folder_job, iso
@@ -146,7 +146,7 @@ def paths_watched(connection: Connection, paths: Collection[str]) -> set[str]:
 
 def take(connection: Connection, holder: str, ids: Sequence[str]) -> set[str]:
     """Take or renew the leases of some watched folders, and return the ids of those that the holder has now."""
-    free = sa.or_(watches.c.holder == holder, watches.c.lease_until < now_ms())
+    free = sa.or_(watches.c.holder == holder, is_over(watches.c.lease_until, LEASE_SECONDS * 1000))
     taken = (
         sa.update(watches)
         .where(watches.c.id.in_(ids), ~watches.c.paused, free)

@@ -100,6 +100,11 @@ class JobRunner:
         self._job_id: str | None = None
         self._beat: Heartbeat | None = None
 
+    @property
+    def job_id(self) -> str | None:
+        """The job that runs; None if there is none."""
+        return self._job_id
+
     def current(self) -> tuple[str | None, bool]:
         """Return the job that runs, and whether it finished a page since the last call."""
         beat = self._beat

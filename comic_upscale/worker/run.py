@@ -23,6 +23,7 @@ from comic_upscale.errors import DatabaseError
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.server import queue, workers
 from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.migrate import is_current
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.janitor import delete_folders
 from comic_upscale.server.overrides import effective
@@ -44,6 +45,7 @@ RESERVE_LOOK_SECONDS = 0.1
 SIGN_SECONDS = 3.0
 """How often a worker gives a sign of life."""
 _DATABASE_WAIT_SECONDS = 2.0
+_OLD = "a newer version of comic-upscale has changed the database: update this worker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,20 +200,30 @@ class _Worker:
             return not self._active and idle > self._settings.worker_idle_timeout
 
     def _claim(self, lanes: Sequence[queue.Lane]) -> queue.Claim | None:
-        started = self._settings
+        started, own = self._settings, [job_id for job_id in self._running() if job_id is not None]
 
         def has_work(connection: Connection) -> bool:
             limit = effective(connection, started).jobs_per_user
-            return queue.has_work(connection, jobs_per_user=limit, lanes=lanes) or queue.has_abandoned(
-                connection
-            )
+            return queue.has_work(
+                connection, jobs_per_user=limit, lanes=lanes, besides=own
+            ) or queue.has_abandoned(connection)
 
         def claim(connection: Connection) -> queue.Claim | None:
+            if not is_current(connection):
+                # Its jobs may have options that this version does not know, and would fail here for good.
+                self._stop.request(_OLD)
+                return None
             limit = effective(connection, started).jobs_per_user
-            return queue.claim(connection, self._id, jobs_per_user=limit, lanes=lanes)
+            return queue.claim(connection, self._id, jobs_per_user=limit, lanes=lanes, besides=own)
 
         # Reading first, so that an idle worker never takes the write lock.
-        return self._database.write(claim) if self._database.read(has_work) else None
+        claimed = self._database.write(claim) if self._database.read(has_work) else None
+        if self._stop.reason == _OLD:
+            log.error("%s", _OLD)
+        return claimed
+
+    def _running(self) -> list[str | None]:
+        return [runner.job_id for runner in (self._main, *self._beside, self._reserve)]
 
     def _give_signs(self) -> None:
         while not self._ended.wait(SIGN_SECONDS):

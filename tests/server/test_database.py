@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +22,7 @@ from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import metadata, now_ms, queue, settings
 from comic_upscale.server.services import open_database
 from comic_upscale.server.settings import ServerSettings
+from tests.server.running import PATIENCE
 
 
 def put(name: str, value: object) -> object:
@@ -78,6 +83,36 @@ def test_a_migration_that_breaks_off_changes_nothing(
         database.read(lambda connection: connection.scalar(sa.select(sa.func.count()).select_from(queue)))
         == 1
     )
+    database.close()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import sqlalchemy as sa
+from comic_upscale.server.services import open_database
+from comic_upscale.server.settings import ServerSettings
+
+def kill(_connection, _cursor, statement, *_rest):
+    # Two of the migrations have made their tables.
+    if statement.startswith("UPDATE alembic_version"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sa.event.listen(sa.Engine, "after_cursor_execute", kill)
+open_database(ServerSettings(data=Path(sys.argv[1]), database=sys.argv[2] or None), migrating=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills by a signal")
+def test_a_migration_that_is_killed_changes_nothing(settings: ServerSettings) -> None:
+    command = [sys.executable, "-c", KILLED, str(settings.data), settings.database or ""]
+    assert subprocess.run(command, check=False, timeout=PATIENCE).returncode == -signal.SIGKILL
+    untouched = Database(settings.database_url)
+    assert untouched.read(migrations.schema_revision) is None
+    untouched.close()
+    database = open_database(settings, migrating=True)
+    migrations.check_schema(database)
+    assert database.read(names) == set()
     database.close()
 
 

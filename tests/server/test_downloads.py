@@ -158,3 +158,18 @@ def test_a_length_that_makes_no_sense_is_no_fault_of_the_server(services: Servic
     with client_of(services, make_key(services, "me")) as client:
         answer = client.post("/api/v1/uploads", content=b"x", headers=headers)
     assert answer.status_code == 413, answer.text
+
+
+@pytest.mark.parametrize("files", [("1.png",), ("1.png", "2.png")], ids=["a file", "a ZIP"])
+def test_a_file_that_lost_its_end_is_never_sent_as_whole(services: Services, files: tuple[str, ...]) -> None:
+    with client_of(services, make_key(services, "me")) as client:
+        job = add_job(services, client, "1.png", *files)
+        link = client.get(f"/api/v1/jobs/{job}/result").headers["location"]
+        assert client.get(link).status_code == 200
+        row = services.database.read(lambda c: jobs.files_of(c, "result", job_id=job))[0]
+        path = services.files.local_path(row["storage_key"])
+        assert path is not None
+        with path.open("r+b") as file:
+            file.truncate(row["size"] // 2)
+        assert client.get(link).status_code == 404
+        assert client.get(link, headers={"Range": "bytes=0-1"}).status_code == 404

@@ -14,9 +14,10 @@ import pytest
 pytest.importorskip("fastapi", reason="the server is not installed: pip install '.[server]'")
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from comic_upscale.server import protocol
-from comic_upscale.server.protocol import MOST_HEAD, protocol_options
+from comic_upscale.server.protocol import LEAST_BODY, MOST_HEAD, protocol_options
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 MUCH = 16 << 20
@@ -31,7 +32,7 @@ def options(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param == "h11":
         with hidden("httptools"):
             found = protocol_options()
-        assert found["http"] == "h11"
+        assert issubclass(found["http"], H11Protocol)
         return found
     if importlib.util.find_spec("httptools") is None:
         pytest.skip("httptools is not installed")
@@ -65,11 +66,11 @@ async def count(scope: Any, receive: Any, send: Any) -> None:
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def talk_to_server(options: dict[str, Any], talk: Talk) -> None:
+def talk_to_server(options: dict[str, Any], talk: Talk, app: Any = count) -> None:
     """Connect to a server over a real socket, and talk to it."""
 
     async def run() -> None:
-        config = uvicorn.Config(count, port=0, log_config=None, lifespan="off", **options)
+        config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", **options)
         server = uvicorn.Server(config)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(server, "capture_signals", contextmanager(lambda: iter([None])))
@@ -195,3 +196,148 @@ def test_a_later_request_for_another_protocol_smuggles_none(options: dict[str, A
         assert answers.count(b"HTTP/1.1") == 1
 
     talk_to_server(options, talk)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [(b"", b"400"), (b"Host: a\r\nHost: b\r\n", b"400"), (b"Host: a\r\n", b"200"), (b"Host:\r\n", b"200")],
+    ids=["none", "two", "one", "empty"],
+)
+def test_a_request_names_one_host(options: dict[str, Any], headers: bytes, status: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET / HTTP/1.1\r\n" + headers + b"Connection: close\r\n\r\n")
+        assert (await reader.readline()).split()[1] == status
+
+    talk_to_server(options, talk)
+
+
+def test_a_request_of_http_1_0_needs_no_host(options: dict[str, Any]) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"200"
+
+    talk_to_server(options, talk)
+
+
+LONG = b"Content-Length: 1000000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"", b""),
+        (POST, b""),
+        (POST, b"X-Slow: a\r\n"),
+        (POST + LONG, b""),
+        (POST + LONG, b"b"),
+        (POST + b"Content-Length: 1\r\n\r\nx" + POST, b"X-Slow: a\r\n"),
+        (POST + UPGRADE + LONG, b"b"),
+    ],
+    ids=[
+        "nothing",
+        "no headers",
+        "dripping headers",
+        "no body",
+        "a dripping body",
+        "a later request",
+        "upgrade",
+    ],
+)
+def test_a_slow_request_does_not_hold_a_connection(
+    options: dict[str, Any], begin: bytes, piece: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LOOK_SECONDS", 0.05)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(begin)
+        answered = asyncio.ensure_future(reader.read())
+        while not answered.done():
+            if piece and not writer.is_closing():
+                writer.write(piece)
+            await asyncio.sleep(0.01)
+        # The connection may break while something is still being sent.
+        with contextlib.suppress(ConnectionError):
+            answers = answered.result().split(b"HTTP/1.1 ")[1:]
+            assert [each[:3] for each in answers][-1:] == [b"408"]
+
+    talk_to_server(options, talk)
+
+
+def noted(options: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """Return options whose protocol is kept in a list while it has a connection."""
+    protocols: list[Any] = []
+
+    class Noted(options["http"]):  # type: ignore[misc]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            protocols.append(self)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            protocols.remove(self)
+            super().connection_lost(exc)
+
+    return {**options, "http": Noted}, protocols
+
+
+def test_a_request_that_is_slow_once_is_waited_for(options: dict[str, Any]) -> None:
+    options, protocols = noted(options)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(POST + b"Content-Length: %d\r\n\r\n" % (3 * LEAST_BODY))
+        for _ in range(2):
+            writer.write(b"b" * LEAST_BODY)
+            while not protocols or protocols[0]._patience._received < LEAST_BODY:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            # Every second look finds enough.
+            protocols[0]._patience._look()
+            protocols[0]._patience._look()
+        writer.write(b"b" * LEAST_BODY)
+        assert (await reader.readline()).split()[1] == b"200"
+
+    talk_to_server(options, talk)
+
+
+async def answer_late(scope: Any, receive: Any, send: Any) -> None:
+    """An application that begins to read the body after a while, or has a long answer."""
+    if scope["path"] == "/long":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1000):
+            await send({"type": "http.response.body", "body": bytes(1 << 16), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    await asyncio.sleep(0.25)
+    await count(scope, receive, send)
+
+
+def test_a_client_does_not_pay_for_a_slow_server(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LOOK_SECONDS", 0.05)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # More than the server takes before the application reads, and nothing before it says so.
+        writer.write(POST + b"Content-Length: 300000\r\n\r\n" + bytes(300_000))
+        assert (await reader.readuntil(b"300000")).split()[1] == b"200"
+        writer.write(POST + b"Expect: 100-continue\r\nContent-Length: 10\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"100"
+        writer.write(b"c" * 10)
+        assert (await reader.readuntil(b"\r\n10")).split()[1] == b"200"
+
+    talk_to_server(options, talk, answer_late)
+
+
+def test_an_answer_that_nobody_reads_is_given_up(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "LOOK_SECONDS", 0.02)
+    options, protocols = noted(options)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.pause_reading()
+        writer.write(b"GET /long HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not protocols or not protocols[0]._patience._unread:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        while protocols:  # noqa: ASYNC110 - a connection that is lost sets no event
+            await asyncio.sleep(0.01)
+
+    talk_to_server(options, talk, answer_late)

@@ -8,15 +8,17 @@ import threading
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import DeviceError
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
+from comic_upscale.server import queue
 from comic_upscale.server.services import Services
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
-from comic_upscale.worker.run import WorkerOptions, work
+from comic_upscale.worker.run import LOOK_SECONDS, WorkerOptions, work
 from tests.conftest import MakeJob, draw
 from tests.fakes import NearestEngine
 from tests.server.conftest import OpenServices, client_of, make_key
@@ -42,16 +44,22 @@ def upload(services: Services, page: Path) -> str:
         return str(answer.json()["job_id"])
 
 
-def test_a_worker_runs_as_many_jobs_at_once_as_it_is_told(open_server: OpenServices, tmp_path: Path) -> None:
-    services = open_server(worker_concurrency=2, jobs_per_user=10, worker_idle_timeout=0.1)
-    page, engine, stop = draw(tmp_path / "page.png", 5, size=(40, 50)), Held(), StopRequest()
-    ids = [upload(services, page) for _ in range(3)]
+def start(services: Services, engine: Held, stop: StopRequest, home: Path) -> threading.Thread:
+    """Start a worker on a thread, with an engine."""
     options = WorkerOptions(
-        worker_id="w1", defaults={"workers": 1}, state_folder=tmp_path / "state",
+        worker_id="w1", defaults={"workers": 1}, state_folder=home / "state",
         engines=EngineCache(lambda _job, _weights: [engine]),
     )  # fmt: skip
     worker = threading.Thread(target=work, args=(services.settings, options, stop), daemon=True)
     worker.start()
+    return worker
+
+
+def test_a_worker_runs_as_many_jobs_at_once_as_it_is_told(open_server: OpenServices, tmp_path: Path) -> None:
+    services = open_server(worker_concurrency=2, jobs_per_user=10, worker_idle_timeout=0.1)
+    page, engine, stop = draw(tmp_path / "page.png", 5, size=(40, 50)), Held(), StopRequest()
+    ids = [upload(services, page) for _ in range(3)]
+    worker = start(services, engine, stop, tmp_path)
 
     def statuses() -> list[str]:
         return [job(services.database, each)["status"] for each in ids]
@@ -69,6 +77,55 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_is_told(open_server: OpenServi
         engine.go_on.set()
         stop.request("the test is over")
         worker.join(PATIENCE)
+
+
+def test_a_worker_does_not_take_its_own_job_again(open_server: OpenServices, tmp_path: Path) -> None:
+    """After a machine has slept, all leases seem to have ended until the heartbeats renew them."""
+    services = open_server(worker_concurrency=2, worker_idle_timeout=0.1)
+    page, engine, stop = draw(tmp_path / "page.png", 5, size=(40, 50)), Held(), StopRequest()
+    job_id = upload(services, page)
+    worker = start(services, engine, stop, tmp_path)
+    looks = 0
+
+    def end_lease() -> bool:
+        nonlocal looks
+        looks += 1
+        services.database.write(lambda connection: queue.end_leases(connection, "w1"))
+        return looks > 3 * LOOK_SECONDS / 0.05
+
+    try:
+        wait_for(lambda: job(services.database, job_id)["status"] == "running")
+        wait_for(end_lease)
+        engine.go_on.set()
+        wait_for(lambda: job(services.database, job_id)["status"] == "completed")
+        assert job(services.database, job_id)["fence"] == 1
+    finally:
+        engine.go_on.set()
+        stop.request("the test is over")
+        worker.join(PATIENCE)
+
+
+def test_an_old_worker_takes_no_job_of_a_new_server(
+    open_server: OpenServices, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    services = open_server()
+    page, engine, stop = draw(tmp_path / "page.png", 5, size=(40, 50)), Held(), StopRequest()
+    ids = [upload(services, page) for _ in range(2)]
+    worker = start(services, engine, stop, tmp_path)
+    try:
+        wait_for(lambda: job(services.database, ids[0])["status"] == "running")
+        update = sa.text("UPDATE alembic_version SET version_num = '9999'")
+        services.database.write(lambda connection: connection.execute(update))
+        engine.go_on.set()
+        # It finishes what it has begun, and ends.
+        worker.join(PATIENCE)
+        assert not worker.is_alive()
+    finally:
+        engine.go_on.set()
+        stop.request("the test is over")
+        worker.join(PATIENCE)
+    assert [job(services.database, each)["status"] for each in ids] == ["completed", "queued"]
+    assert "update this worker" in caplog.text
 
 
 class Failing(NearestEngine):

@@ -292,6 +292,10 @@ job = JobSettings(input=Path(sys.argv[1]), output=Path(sys.argv[2]), scale=2.0, 
 finished = run_job(job, worker=Path(sys.argv[3]), open_engines=no_engines)
 assert finished.done == 1, finished
 assert "torch" not in sys.modules
+# What processes pages in other ways is not imported either: a small run is mostly imports.
+assert not {"local.executor", "ray.executor"} & {
+    name.removeprefix("comic_upscale.execution.") for name in sys.modules
+}
 """
 
 

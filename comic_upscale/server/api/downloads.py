@@ -89,12 +89,11 @@ async def send_file(request: Request, services: Server, token: str, name: str) -
     if {asked, shown.suffix.lower()} == {".zip", ".cbz"}:
         shown = shown.with_suffix(asked)
     etag, key = f'"{row["sha256"]}"', row["storage_key"]
+    # A file that lost its end on the disk must not look whole.
+    await _check_stored(services, [row])
     path = services.files.local_path(key)
     if path is None:
-        await _check_stored(services, [row])
         return _ranged(request, row["size"], partial(services.files.read, key), etag=etag, name=shown.name)
-    if not await asyncio.to_thread(path.is_file):
-        raise not_found("file")
     return FileResponse(
         path, filename=shown.name, media_type=media_type(shown.name), headers={**_HEADERS, "ETag": etag}
     )
@@ -141,10 +140,10 @@ def _bundle(services: Services, rows: Sequence[Mapping[str, Any]]) -> tuple[ZipS
 
 
 async def _check_stored(services: Services, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a download whose files the storage has lost, before the answer begins.
+    """Refuse a download whose files the storage has lost, or has only in part, before the answer begins.
 
     Raises:
-        ApiError: a file is missing.
+        ApiError: a file is missing, or has another size.
         StorageError: the storage cannot be reached.
     """
     keys = [row["storage_key"] for row in rows]

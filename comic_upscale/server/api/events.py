@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
-from typing import Annotated
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterable, Mapping
+from typing import Annotated, Any
 
 from fastapi import Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -16,6 +18,8 @@ from comic_upscale.server.api.routing import api_router
 router = api_router(prefix="/api/v1/jobs", tags=["events"])
 
 RECONNECT_MS = 2_000
+_TEXTS_KEPT = 100
+_texts: OrderedDict[int, tuple[Mapping[str, Any], str]] = OrderedDict()
 
 
 async def _check_job(services: Server, account: CurrentAccount, job_id: str) -> None:
@@ -39,7 +43,7 @@ async def follow_jobs(services: Server, account: CurrentAccount) -> AsyncIterabl
     """Send the state of each job when it changes."""
     yield ServerSentEvent(comment="connected", retry=RECONNECT_MS)
     async for job in services.hub.follow_all(account.user_id):
-        yield ServerSentEvent(event="job", data=job)
+        yield ServerSentEvent(event="job", raw_data=_text_of(job))
 
 
 @router.get(
@@ -55,4 +59,17 @@ async def follow_job(
     )
     yield ServerSentEvent(comment="connected", retry=RECONNECT_MS)
     async for job in services.hub.follow(job_id, seen):
-        yield ServerSentEvent(event="job", id=str(job["revision"]), data=job)
+        yield ServerSentEvent(event="job", id=str(job["revision"]), raw_data=_text_of(job))
+
+
+def _text_of(job: Mapping[str, Any]) -> str:
+    """Return the state of a job as JSON. All of its viewers get one object, which is written once."""
+    known = _texts.get(id(job))
+    if known is not None:
+        return known[1]
+    text = json.dumps(job)
+    # While it is kept, no other object has its identity.
+    _texts[id(job)] = job, text
+    if len(_texts) > _TEXTS_KEPT:
+        _texts.popitem(last=False)
+    return text

@@ -57,6 +57,11 @@ def check_schema(database: Database) -> None:
         )
 
 
+def is_current(connection: Connection) -> bool:
+    """Return whether a database that had the schema of this version still has it, and no newer one meanwhile."""
+    return bool(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == HEAD)
+
+
 def schema_revision(connection: Connection) -> str | None:
     """Return the revision of a database's schema; None if it has none."""
     if not sa.inspect(connection).has_table("alembic_version"):

@@ -44,6 +44,23 @@ def _now_in_postgresql(element: now_ms, compiler: Any, **options: Any) -> str:
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
+CLOCK_MS = 10_000
+"""How far a time may be ahead of the farthest one that is ever set, before the clock must have been set back."""
+
+
+def is_over(until: sa.ColumnElement[Any], longest_ms: float) -> sa.ColumnElement[bool]:
+    """Return whether a time has come, such as the end of a lease.
+
+    A time that is farther ahead than it is ever set counts, too: the clock was set back since. Whoever died before
+    that would otherwise hold a job for as long as the clock was set back. Whoever lives sets a new time soon.
+
+    Args:
+        until: the time; NULL has not come.
+        longest_ms: milliseconds from now for which it is set at most.
+    """
+    return sa.or_(until < now_ms(), until > now_ms() + int(longest_ms) + CLOCK_MS)
+
+
 NOW = sa.select(now_ms())
 """Asks for the current time. Statements that every request needs are built once: that costs more than running them."""
 

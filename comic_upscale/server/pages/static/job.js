@@ -62,7 +62,8 @@
     by("progress").value = job.progress;
     if (done !== expected) without = 0;
     expected = done;
-    if (!asking && without < 10) asking = setTimeout(askForPages, 1500);
+    // All viewers hear of a page at the same moment. They ask for it one after the other.
+    if (!asking && without < 10) asking = setTimeout(askForPages, 1000 + Math.random() * 1000);
     if (began.done === null) Object.assign(began, { done: done + failed, at: Date.now() });
     const pages = done + failed - began.done, time = (Date.now() - began.at) / 1000;
     // Pages that an earlier worker finished say nothing about the rate of this one.
