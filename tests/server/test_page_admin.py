@@ -9,7 +9,7 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
-from comic_upscale.server import accounts, queue
+from comic_upscale.server import accounts, job_log, queue, workers
 from comic_upscale.server.database.schema import audit, users
 from comic_upscale.server.pages.app import ROUTERS
 from comic_upscale.server.services import Services
@@ -298,3 +298,35 @@ def test_the_log_of_a_job_is_for_administrators(services: Services, boss: httpx.
     assert f"/admin/jobs/{job}/log" in boss.get(f"/jobs/{job}").text
     assert "No worker has written" in boss.get(f"/admin/jobs/{job}/log").text
     assert boss.get("/admin/jobs/none/log").status_code == 404
+    services.database.write(lambda c: job_log.add(c, job, ["attempt 1", "<b>done</b>"]))
+    part = boss.get(f"/admin/jobs/{job}/log", headers={"HX-Request": "true"}).text
+    assert part.startswith('<div id="log" data-refresh="5"') and "&lt;b&gt;done" in part
+    sent = boss.get(f"/admin/jobs/{job}/log.txt")
+    assert sent.headers["content-type"] == "text/plain; charset=utf-8"
+    assert [line.split(" ", 1)[1] for line in sent.text.splitlines()] == ["attempt 1", "<b>done</b>"]
+    assert boss.get("/admin/jobs/none/log.txt").status_code == 404
+
+
+def test_the_storage_is_checked(
+    services: Services, boss: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked = post(boss, "/admin/storage").text
+    assert "The storage works. The server may write, write a large file, read, list, delete." in worked
+    assert not [path for path in (services.settings.data / "files").rglob("*") if path.is_file()]
+    # A disk that loses what it was given.
+    monkeypatch.setattr(type(services.files), "read", lambda *_: iter([b"something else"]))
+    failed = post(boss, "/admin/storage").text
+    assert "The storage does not let this server read: the storage did not do what it said." in failed
+
+
+def test_the_cost_of_a_day_and_what_a_worker_does(open_server: OpenServices) -> None:
+    services = open_server(price=3.6)
+    add_person(services, "boss", "admin")
+    with pages_of(services) as browser:
+        sign_in(browser, "boss")
+        job = upload(browser, "Book.png")
+        services.database.write(lambda c: workers.register(c, "w"))
+        services.database.write(lambda c: workers.seen(c, "w", job_id=job))
+        assert f'<a href="/jobs/{job}">Book.png</a>' in browser.get("/admin/workers").text
+        finish(services, page(), seconds=1000.0)
+        assert "<dd>$1.00 <small>at $3.60 an hour</small></dd>" in browser.get("/admin").text
