@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, cast
+from urllib.parse import urlencode
 
 import httpx2 as httpx
 
 from comic_upscale.errors import ComicUpscaleError
 
 Status: TypeAlias = Literal["queued", "running", "completed", "failed", "canceled"]
+WatchState: TypeAlias = Literal["watching", "working", "waiting", "paused"]
 ENDED: frozenset[Status] = frozenset(("completed", "failed", "canceled"))
 
 TRIES = 4
@@ -93,6 +95,51 @@ def read_job(answer: Mapping[str, Any]) -> Job:
         )  # fmt: skip
     except (KeyError, TypeError) as error:
         raise ClientError(f"this is no answer of a comic-upscale server: {error!r} is missing") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """A watched folder of the server."""
+
+    id: str
+    input: str
+    """Path of the folder on the machine of the server."""
+    output: str
+    """Path of the folder of the results."""
+    state: WatchState
+    problem: str | None
+    """What it waits for."""
+    pages: int | None
+    """Pages and volumes in it; None before the first look."""
+    job_id: str | None
+    """The last job."""
+    raw: Mapping[str, Any]
+    """Everything that the server says."""
+
+
+def read_watch(answer: Mapping[str, Any]) -> Watch:
+    """Return a watched folder from the answer of the server.
+
+    Raises:
+        ClientError: this is none.
+    """
+    try:
+        return Watch(
+            id=answer["watch_id"], input=answer["input"], output=answer["output"],
+            state=cast("WatchState", answer["state"]), problem=answer["problem"], pages=answer["pages"],
+            job_id=answer["job_id"], raw=answer,
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise ClientError(f"this is no answer of a comic-upscale server: {error!r} is missing") from None
+
+
+def new_watch(
+    folder: str, output: str | None, settle: float | None, options: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return the body of a request that watches a folder."""
+    body: dict[str, Any] = {"input": folder, "options": form_fields(options)}
+    given = {"output": output, "settle": settle}
+    return body | {name: value for name, value in given.items() if value is not None}
 
 
 def read_answer(response: httpx.Response) -> Any:
@@ -178,6 +225,17 @@ def writing(target: Path) -> Iterator[IO[bytes]]:
 def job_id_of(job: Job | str) -> str:
     """Return the id of a job."""
     return job if isinstance(job, str) else job.id
+
+
+def watch_url(watch: Watch | str, action: str = "") -> str:
+    """Return the address of a watched folder, or of something that is done with it."""
+    return f"/api/v1/watches/{watch if isinstance(watch, str) else watch.id}{action and f'/{action}'}"
+
+
+def jobs_url(status: Status | None, cursor: str | None) -> str:
+    """Return the address of a page of the list of jobs."""
+    query = {"status": status, "cursor": cursor, "limit": "200"}
+    return f"/api/v1/jobs?{urlencode({name: value for name, value in query.items() if value})}"
 
 
 def name_of(response: httpx.Response) -> str:

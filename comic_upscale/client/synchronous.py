@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -16,16 +16,22 @@ from comic_upscale.client.answers import (
     ClientError,
     Job,
     JobFailed,
+    Status,
+    Watch,
     broken_download,
     form_fields,
     is_deleted,
     job_id_of,
+    jobs_url,
     name_of,
+    new_watch,
     open_file,
     read_answer,
     read_error,
     read_job,
+    read_watch,
     wait_before_retry,
+    watch_url,
     writing,
 )
 from comic_upscale.client.resumable import PATIENCE, Ask, Pause, Steps, is_large, upload_steps
@@ -184,6 +190,63 @@ class Client:
         body = {"pages": [dict(page) for page in pages], "options": form_fields(options)}
         answer: Mapping[str, Any] = self._call(lambda: self._http.post("/api/v1/estimates", json=body))
         return answer
+
+    def jobs(self, status: Status | None = None) -> Iterator[Job]:
+        """Return your jobs, the latest first; errors as for `upload`.
+
+        Args:
+            status: only jobs with it.
+        """
+        cursor: str | None = None
+        while True:
+            answer = self._get(jobs_url(status, cursor))
+            yield from map(read_job, answer["jobs"])
+            if (cursor := answer["next_cursor"]) is None:
+                return
+
+    def watch(
+        self, folder: str, *, output: str | None = None, settle: float | None = None, **options: object
+    ) -> Watch:
+        """Watch a folder of the server: what is new or changed in it is upscaled. For users of the library.
+
+        Args:
+            folder: path below a root of the server.
+            output: path below a root for the results; None for ``upscaled`` inside the folder.
+            settle: seconds for which a file must not change before it is taken; None for 30.
+            options: fields of an upload: ``factor``, ``preset``, ``format``, ...
+
+        Raises:
+            ClientError: the server refuses it, for instance because another watched folder has this output; or it
+                cannot be reached.
+        """
+        body = new_watch(folder, output, settle, options)
+        return read_watch(self._call(lambda: self._http.post("/api/v1/watches", json=body)))
+
+    def watches(self) -> list[Watch]:
+        """Return your watched folders, or those of all users for an administrator; errors as for `upload`."""
+        return [read_watch(each) for each in self._get("/api/v1/watches")["watches"]]
+
+    def pause_watch(self, watch: Watch | str) -> Watch:
+        """Begin no more jobs in a watched folder, and return it; errors as for `upload`."""
+        return read_watch(self._call(lambda: self._http.post(watch_url(watch, "pause"))))
+
+    def resume_watch(self, watch: Watch | str) -> Watch:
+        """Begin jobs in a watched folder again, with one over all of it; errors as for `upload`."""
+        return read_watch(self._call(lambda: self._http.post(watch_url(watch, "resume"))))
+
+    def unwatch(self, watch: Watch | str) -> None:
+        """Stop watching a folder. Its jobs and results stay; errors as for `upload`."""
+        self._call(lambda: self._http.delete(watch_url(watch)))
+
+    def presets(self) -> Sequence[Mapping[str, Any]]:
+        """Return the presets that an upload may name, with their options; errors as for `upload`."""
+        found: Sequence[Mapping[str, Any]] = self._get("/api/v1/presets")["presets"]
+        return found
+
+    def models(self) -> Sequence[Mapping[str, Any]]:
+        """Return the models that an upload may name; errors as for `upload`."""
+        found: Sequence[Mapping[str, Any]] = self._get("/api/v1/models")["models"]
+        return found
 
     def health(self) -> Mapping[str, Any]:
         """Return the state of the server; errors as for `upload`."""

@@ -26,6 +26,7 @@ from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.roots import find_below, is_folder
 from comic_upscale.server.services import Services
+from comic_upscale.server.words import as_sentence
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.selection import Selection, write_selection
 from comic_upscale.watching.folder import (
@@ -274,10 +275,10 @@ def _look(roots: tuple[Path, ...], row: Mapping[str, Any], folder: WatchedFolder
             find_below(roots, row["input"])
         due = folder.look()
         if folder.problem is not None:
-            return _Look(problem=_sentence(folder.problem), pages=0 if folder.away is None else None)
+            return _Look(problem=as_sentence(folder.problem), pages=0 if folder.away is None else None)
         output = find_below(roots, row["output"], must_exist=False)
     except SettingsError as error:
-        return _Look(problem=_sentence(str(error)))
+        return _Look(problem=as_sentence(str(error)))
     except OSError as error:
         return _Look(problem=_cannot_be_used(row["input"], error))
     pages = folder.pages_found
@@ -321,8 +322,3 @@ def _wanted(row: Mapping[str, Any], folder: WatchedFolder, due: Due | None, now:
 
 def _cannot_be_used(path: str, error: OSError) -> str:
     return f"{path} cannot be used: {error.strerror or type(error).__name__}. Is its drive there?"
-
-
-def _sentence(text: str) -> str:
-    text = f"{text[:1].upper()}{text[1:]}"
-    return text if text.endswith(("?", ".")) else f"{text}."

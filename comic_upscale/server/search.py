@@ -92,7 +92,7 @@ def figures_of_day(connection: Connection) -> dict[str, Any]:
     """Return what the jobs that ended in the last 24 hours did.
 
     ``completed``, ``failed`` and ``canceled`` count jobs, ``pages`` finished pages; ``seconds`` is the average time
-    of a completed job, None without one.
+    of a completed job, None without one. ``worked`` is the time of all of them together in seconds.
     """
     day_ago = now_ms() - 86_400_000
     row = connection.execute(
@@ -103,6 +103,7 @@ def figures_of_day(connection: Connection) -> dict[str, Any]:
             ),
             sa.func.coalesce(sa.func.sum(jobs.c.pages_done), 0).label("pages"),
             sa.func.avg(jobs.c.seconds).filter(jobs.c.status == "completed").label("seconds"),
+            sa.func.coalesce(sa.func.sum(jobs.c.seconds), 0.0).label("worked"),
         ).where(
             # Every change of a job sets this time, and it has an index.
             jobs.c.updated_at > day_ago,

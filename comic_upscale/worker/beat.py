@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
+from comic_upscale.console.text import page_count
 from comic_upscale.errors import DatabaseError, SettingsError
 from comic_upscale.execution.events import Event, JobFinished, JobStarted, Progress
 from comic_upscale.execution.stop import StopRequest
@@ -78,7 +79,7 @@ class Heartbeat(Background):
         if isinstance(event, JobStarted):
             self.started = event
             self.say(
-                f"run of {event.total} pages: {event.done} done before, {event.failed} failed before, "
+                f"run of {page_count(event.total)}: {event.done} done before, {event.failed} failed before, "
                 f"{event.todo} to do; model {event.model}, device {event.device or 'none needed'}"
             )
             self.note(

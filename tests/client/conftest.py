@@ -23,8 +23,10 @@ def closed_port() -> int:
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     home = tmp_path_factory.mktemp("server")
+    (home / "library" / "Inbox").mkdir(parents=True)
     # A fixed port, so that clients find the server again after a restart.
-    server = RunningServer(home / "data", home, "--device", "cpu", "--api-port", closed_port())
+    options = "--device", "cpu", "--api-port", closed_port(), "--root", home / "library"
+    server = RunningServer(home / "data", home, *options)
     server.start()
     yield server
     server.kill()

@@ -83,6 +83,54 @@ def test_the_asynchronous_client_does_the_same(server: RunningServer, tmp_path: 
 
 
 @posix
+def test_watched_folders_jobs_presets_and_models(server: RunningServer) -> None:
+    inbox = server.home / "library" / "Inbox"
+    with Client(server.api, server.key) as client:
+        watch = client.watch("Inbox", output="Done", settle=3600, factor=2)
+        assert (watch.input, watch.output) == (str(inbox), str(inbox.parent / "Done"))
+        assert watch.state == "watching" and watch.raw["settle"] == 3600 and watch.job_id is None
+        with pytest.raises(ClientError, match="watched") as caught:
+            client.watch("Inbox", output="Done")
+        assert caught.value.status == 400
+        assert client.pause_watch(watch).state == "paused"
+        assert [each.id for each in client.watches()] == [watch.id]
+        assert client.resume_watch(watch.id).state in ("watching", "waiting")
+        client.unwatch(watch)
+        assert client.watches() == []
+        assert {"standard", "manga"} <= {each["name"] for each in client.presets()}
+        assert "comic-fast-x2" in {each["name"] for each in client.models()}
+        jobs = list(client.jobs())
+        assert jobs == sorted(jobs, key=lambda job: job.raw["created_at"], reverse=True)
+
+    async def run() -> None:
+        async with AsyncClient(server.api, server.key) as client:
+            watch = await client.watch("Inbox", settle=3600)
+            assert (await client.pause_watch(watch)).state == "paused"
+            assert (await client.resume_watch(watch)).state in ("watching", "waiting")
+            assert [each.id for each in await client.watches()] == [watch.id]
+            await client.unwatch(watch)
+            with pytest.raises(ClientError, match="no such watched folder"):
+                await client.pause_watch(watch)
+            assert {each["name"] for each in await client.presets()} >= {"standard", "manga"}
+            assert "comic-fast-x2" in {each["name"] for each in await client.models()}
+            assert [job async for job in client.jobs()] == jobs
+
+    asyncio.run(run())
+
+
+def test_a_list_of_jobs_is_read_page_by_page() -> None:
+    first = httpx.Response(200, json={"jobs": [JOB, JOB | {"job_id": "k"}], "next_cursor": "c/1"})
+    transport = Answers(
+        first, httpx.Response(200, json={"jobs": [JOB | {"job_id": "l"}], "next_cursor": None})
+    )
+    with Client("http://server.test", transport=transport) as client:
+        assert [job.id for job in client.jobs("failed")] == ["j", "k", "l"]
+    assert [str(request.url.query, "ascii") for request in transport.requests] == [
+        "status=failed&limit=200", "status=failed&cursor=c%2F1&limit=200",
+    ]  # fmt: skip
+
+
+@posix
 def test_a_job_that_fails_says_why(server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     with Client(server.api, server.key) as client:

@@ -162,4 +162,4 @@ def test_a_registered_model_upscales(server: RunningServer, tmp_path: Path) -> N
         failed = server.wait(client, again["job_id"])
         assert failed["status"] == "failed" and "was deleted" in failed["error"]["message"]
         log = client.get(f"/api/v1/admin/jobs/{waiting}/logs").json()["lines"]
-        assert any("run of 1 pages" in line["line"] for line in log)
+        assert any("run of 1 page:" in line["line"] for line in log)

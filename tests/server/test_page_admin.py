@@ -9,7 +9,7 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
-from comic_upscale.server import accounts, queue
+from comic_upscale.server import accounts, job_log, queue, workers
 from comic_upscale.server.database.schema import audit, users
 from comic_upscale.server.pages.app import ROUTERS
 from comic_upscale.server.services import Services
@@ -19,6 +19,7 @@ from tests.server.test_access import OTHER, PASSWORD, add_person
 from tests.server.test_page_jobs import EVIL, finish, page, upload
 from tests.server.test_pages import check_html
 from tests.server.test_queue import taken
+from tests.server.test_uploads import PNG
 
 
 @pytest.fixture
@@ -101,15 +102,29 @@ def test_a_user_with_a_daily_limit_of_pages(services: Services, boss: httpx.Clie
         assert sign_in(browser, "carl").get("/").headers["location"] == "/password"
         form = {"current_password": PASSWORD, "new_password": OTHER, "repeated": OTHER}
         browser.post("/password", data={**form, "csrf_token": csrf_of(browser.get("/password"))})
-        assert "50 pages a day" in browser.get("/").text
-        services.database.write(
-            lambda c: c.execute(
-                sa.update(users)
-                .where(users.c.name == "carl")
-                .values(pages_per_day=None, pixels_per_day=9_000_000)
-            )
+        assert "you have used 0 of 50 pages." in browser.get("/").text
+        # At the limit, the page says so before anything is chosen, and when it ends.
+        upload(browser)
+        held = taken(services.database)
+        services.database.write(lambda c: queue.heartbeat(c, held, pages_total=50))
+        reached = browser.get("/").text
+        assert "You have reached your limit of 24 hours: 50 of 50 pages. You can upload again in 2" in reached
+        assert "data-is-used-up" in reached
+        headers = {"X-CSRF-Token": csrf_of(browser.get("/"))}
+        refused = browser.post("/api/v1/uploads", files={"file": ("a.png", PNG)}, headers=headers)
+        said = "You may send 50 pages in 24 hours, and 50 are used: try again in 24 h 0 min."
+        assert (refused.status_code, refused.json()["error"]["message"]) == (429, said)
+        assert (
+            "50 of 50 pages used in the last 24 hours; you can upload again in"
+            in browser.get("/account").text
         )
-        assert "9,000,000 pixels of results a day" in browser.get("/").text
+        assert "50 of 50 pages" in boss.get("/admin/users/carl").text
+        limits = {"pages_per_day": None, "bytes_per_day": len(PNG) + 1, "pixels_per_day": 9_000_000}
+        services.database.write(
+            lambda c: c.execute(sa.update(users).where(users.c.name == "carl").values(**limits))
+        )
+        other = browser.get("/").text
+        assert "and 0 of 9,000,000 pixels of results." in other and 'data-bytes-left="1"' in other
     text = boss.get("/admin/users").text
     row = text[text.index(">carl</a>") :].split("</tr>")[0]
     assert "9,000,000 pixels a day" in row and "none of their own" not in row
@@ -146,7 +161,7 @@ def test_a_user_is_changed_blocked_and_let_in_again(services: Services, boss: ht
         limits = {"role": "user", "pages_per_day": "7", "megabytes_per_day": "3", "jobs_at_once": "1"}
         assert post(boss, "/admin/users/ann", **limits).status_code == 303
         # Other limits leave the session alone; a block ends it.
-        assert "7 pages a day" in browser.get("/").text
+        assert "0 of 7 pages" in browser.get("/").text
         row = services.database.read(lambda c: accounts.find_user(c, "ann"))
         assert row is not None and (row["pages_per_day"], row["bytes_per_day"], row["jobs_at_once"]) == (
             7,
@@ -257,7 +272,7 @@ def test_a_preset_is_made_chosen_and_deleted(services: Services, boss: httpx.Cli
     job = upload(boss, preset="mine")
     assert "webp" in boss.get(f"/jobs/{job}").text
     wrong = post(boss, "/admin/presets", name="other", format="bmp2")
-    assert wrong.status_code == 400 and "format" in wrong.text
+    assert wrong.status_code == 400 and "Format must be" in wrong.text
     post(boss, "/admin/presets/mine/delete")
     assert 'value="mine"' not in boss.get("/").text
 
@@ -283,3 +298,35 @@ def test_the_log_of_a_job_is_for_administrators(services: Services, boss: httpx.
     assert f"/admin/jobs/{job}/log" in boss.get(f"/jobs/{job}").text
     assert "No worker has written" in boss.get(f"/admin/jobs/{job}/log").text
     assert boss.get("/admin/jobs/none/log").status_code == 404
+    services.database.write(lambda c: job_log.add(c, job, ["attempt 1", "<b>done</b>"]))
+    part = boss.get(f"/admin/jobs/{job}/log", headers={"HX-Request": "true"}).text
+    assert part.startswith('<div id="log" data-refresh="5"') and "&lt;b&gt;done" in part
+    sent = boss.get(f"/admin/jobs/{job}/log.txt")
+    assert sent.headers["content-type"] == "text/plain; charset=utf-8"
+    assert [line.split(" ", 1)[1] for line in sent.text.splitlines()] == ["attempt 1", "<b>done</b>"]
+    assert boss.get("/admin/jobs/none/log.txt").status_code == 404
+
+
+def test_the_storage_is_checked(
+    services: Services, boss: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worked = post(boss, "/admin/storage").text
+    assert "The storage works. The server may write, write a large file, read, list, delete." in worked
+    assert not [path for path in (services.settings.data / "files").rglob("*") if path.is_file()]
+    # A disk that loses what it was given.
+    monkeypatch.setattr(type(services.files), "read", lambda *_: iter([b"something else"]))
+    failed = post(boss, "/admin/storage").text
+    assert "The storage does not let this server read: the storage did not do what it said." in failed
+
+
+def test_the_cost_of_a_day_and_what_a_worker_does(open_server: OpenServices) -> None:
+    services = open_server(price=3.6)
+    add_person(services, "boss", "admin")
+    with pages_of(services) as browser:
+        sign_in(browser, "boss")
+        job = upload(browser, "Book.png")
+        services.database.write(lambda c: workers.register(c, "w"))
+        services.database.write(lambda c: workers.seen(c, "w", job_id=job))
+        assert f'<a href="/jobs/{job}">Book.png</a>' in browser.get("/admin/workers").text
+        finish(services, page(), seconds=1000.0)
+        assert "<dd>$1.00 <small>at $3.60 an hour</small></dd>" in browser.get("/admin").text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageChops
 
 from tests.conftest import draw, pairs
 from tests.server.running import RunningServer, wait_for
@@ -71,10 +74,10 @@ class Browser:
             if entry["level"] in ("SEVERE", "WARNING")
         ]
 
-    def resize(self, width: int, *, dark: bool) -> None:
+    def resize(self, width: int, *, dark: bool, ratio: int = 1) -> None:
         mode = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": mode})
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": ratio, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
@@ -216,6 +219,49 @@ def test_before_and_after_lie_over_each_other_at_every_zoom(admin: Browser, job:
     admin.press("j")
     wait_for(lambda: admin.path == f"{job}/pages/2")
     assert admin.complaints() == []
+
+
+@pytest.mark.parametrize(("width", "ratio"), [(1280, 1), (1281, 1), (1281, 2)])
+def test_at_100_percent_each_pixel_of_a_result_is_one_of_the_screen(
+    admin: Browser, job: str, width: int, ratio: int
+) -> None:
+    """Also where the middle of the view is between two of them, and where the screen has more of them than CSS."""
+    from selenium.webdriver.common.keys import Keys
+
+    admin.resize(width, dark=False, ratio=ratio)
+    admin.open(f"{job}/pages/1")
+    wait_for(lambda: admin.run("return document.querySelector('#compare.ready #after img').complete"))
+    admin.press("1")
+    admin.find("#handle").send_keys(Keys.HOME)
+    assert admin.text("#zoom") == "100 %"
+    place = admin.run(
+        "const { left, top } = document.querySelector('#after img').getBoundingClientRect(); return [left, top];"
+    )
+    shown = screenshot(admin)
+    result = picture(admin, "#after img")
+    left, top = (round(each * ratio) for each in place)
+    # The handle covers the left edge of the view, and this page is in its middle.
+    for near in ((0, 0), (0, -1)):
+        box = left, top + near[1], left + result.width, top + near[1] + result.height
+        if not ImageChops.difference(shown.crop(box), result).getbbox():
+            return
+    raise AssertionError("the pixels of the result are not those of the screen")
+
+
+def screenshot(browser: Browser) -> Image.Image:
+    data = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+
+
+def picture(browser: Browser, selector: str) -> Image.Image:
+    data = browser.driver.execute_async_script(
+        "const [selector, done] = arguments, reader = new FileReader();"
+        "reader.onload = () => done(reader.result.split(',')[1]);"
+        "fetch(document.querySelector(selector).src).then((answer) => answer.blob())"
+        ".then((blob) => reader.readAsDataURL(blob));",
+        selector,
+    )
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
 
 
 def test_the_reader_turns_pages_and_shows_the_original_by_one_key(admin: Browser, job: str) -> None:

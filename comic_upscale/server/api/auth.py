@@ -29,6 +29,7 @@ from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.jobs import iso
 from comic_upscale.server.passwords import check_password
 from comic_upscale.server.services import Services
+from comic_upscale.server.words import as_sentence
 
 router = api_router(prefix="/api/v1/auth", tags=["accounts"])
 
@@ -284,7 +285,7 @@ def _checked(password: str, name: str) -> str:
     try:
         return check_password(password, name)
     except SettingsError as error:
-        raise ApiError(400, "invalid", f"{error}.".capitalize(), field="new_password") from None
+        raise ApiError(400, "invalid", as_sentence(str(error)), field="new_password") from None
 
 
 async def _record_failure(services: Services, name: str, address: str) -> None:

@@ -21,6 +21,7 @@ from comic_upscale.server.params import FieldError
 from comic_upscale.server.passwords import BusyError
 from comic_upscale.server.quotas import QuotaError
 from comic_upscale.server.resumable import CutsError, LockedError, OffsetError, OpenError
+from comic_upscale.server.words import as_sentence
 
 log = logging.getLogger(__name__)
 
@@ -101,27 +102,29 @@ def error_response(
 
 def as_api_error(error: ComicUpscaleError) -> ApiError:
     """Return the response for an error of this package. Errors that the request did not cause are logged."""
+    text = as_sentence(str(error))
     if isinstance(error, FieldError):
-        return ApiError(400, "invalid", str(error), field=error.field)
+        return ApiError(400, "invalid", text, field=error.field)
     if isinstance(error, BusyError):
-        return ApiError(503, "busy", str(error), headers={"Retry-After": "5"})
+        return ApiError(503, "busy", text, headers={"Retry-After": "5"})
     if isinstance(error, SettingsError):
-        return ApiError(400, "invalid", str(error))
+        return ApiError(400, "invalid", text)
     if isinstance(error, KeyReusedError):
-        return ApiError(409, "key_reused", str(error), field="Idempotency-Key")
+        return ApiError(409, "key_reused", text, field="Idempotency-Key")
     if isinstance(error, QuotaError):
-        return ApiError(429, "quota", str(error), field="file", headers={"Retry-After": "3600"})
+        wait = {} if error.seconds is None else {"Retry-After": str(error.seconds)}
+        return ApiError(429, "quota", text, field="file", headers=wait)
     if isinstance(error, LockedError):
-        return ApiError(423, "locked", str(error), headers={"Retry-After": "2", "Connection": "close"})
+        return ApiError(423, "locked", text, headers={"Retry-After": "2", "Connection": "close"})
     if isinstance(error, OffsetError):
         headers = {"Upload-Offset": str(error.offset), "Connection": "close"}
-        return ApiError(409, "offset", str(error), field="Upload-Offset", headers=headers)
+        return ApiError(409, "offset", text, field="Upload-Offset", headers=headers)
     if isinstance(error, OpenError):
-        return ApiError(429, "too_many_open", str(error), headers={"Retry-After": "3600"})
+        return ApiError(429, "too_many_open", text, headers={"Retry-After": "3600"})
     if isinstance(error, CutsError):
-        return ApiError(400, "too_many_pieces", str(error), headers={"Connection": "close"})
+        return ApiError(400, "too_many_pieces", text, headers={"Connection": "close"})
     if isinstance(error, DiskFullError):
-        return ApiError(507, "insufficient_storage", str(error), headers={"Connection": "close"})
+        return ApiError(507, "insufficient_storage", text, headers={"Connection": "close"})
     log.error("%s", error)
     if isinstance(error, StorageError):
         headers = {"Retry-After": "5", "Connection": "close"}
@@ -141,13 +144,15 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(UploadError)
     async def on_upload_error(_request: Request, error: UploadError) -> JSONResponse:
         # The rest of the upload is not read, so the connection cannot be used again.
-        return error_response(error.status, error.code, error.message, error.field, {"Connection": "close"})
+        return error_response(
+            error.status, error.code, as_sentence(error.message), error.field, {"Connection": "close"}
+        )
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][1:])
-        return error_response(400, "invalid", str(first["msg"]), field or None)
+        return error_response(400, "invalid", as_sentence(str(first["msg"])), field or None)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(_request: Request, error: HTTPException) -> JSONResponse:

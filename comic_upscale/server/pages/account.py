@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Form, Request, Response
 from sqlalchemy.engine import Connection
@@ -17,6 +17,7 @@ from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.pages.access import Person, SignedIn, find_viewer, safe_target
 from comic_upscale.server.pages.render import go_to, render
+from comic_upscale.server.quotas import quotas_of
 from comic_upscale.server.services import Services
 
 router = page_router()
@@ -180,13 +181,17 @@ async def _account_page(
 ) -> Response:
     user_id = person.account.user_id
 
-    def read(connection: Connection) -> tuple[object, object]:
-        return sessions.list_of(connection, user_id), keys.list_of(connection, user_id)
+    def read(connection: Connection) -> dict[str, Any]:
+        return {
+            "sessions": sessions.list_of(connection, user_id),
+            "keys": keys.list_of(connection, user_id),
+            "quotas": quotas_of(connection, user_id),
+        }
 
-    own_sessions, own_keys = await services.database.read_async(read)
+    own = await services.database.read_async(read)
     return render(
-        request, "account.html", status=status, error=error, new_key=new_key, sessions=own_sessions,
-        keys=own_keys, scopes=[scope for scope in SCOPES if scope in person.account.scopes],
+        request, "account.html", status=status, error=error, new_key=new_key, **own,
+        scopes=[scope for scope in SCOPES if scope in person.account.scopes],
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +13,8 @@ import sqlalchemy as sa
 from fastapi import Form, Query, Request, Response
 from sqlalchemy.engine import Connection
 
-from comic_upscale.errors import SettingsError
+from comic_upscale.console.text import money
+from comic_upscale.errors import OutputError, SettingsError, StorageError
 from comic_upscale.server import audit, search
 from comic_upscale.server.api import admin as admin_api
 from comic_upscale.server.api import admin_offered
@@ -26,6 +28,7 @@ from comic_upscale.server.pages.jobs import Cursor, Filter, Text, job_list
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
+from comic_upscale.server.storage_check import check_storage
 from comic_upscale.settings.options import definitions
 from comic_upscale.version import __version__
 
@@ -49,8 +52,10 @@ async def show_dashboard(request: Request, services: Server, admin: Admin) -> Re
 
     figures = await services.database.read_async(read)
     figures["now"] = await services.monitor.figures()
+    price = services.settings.price
     return render(
         request, "dashboard_part.html" if wants_part(request) else "dashboard.html", **figures,
+        cost=money(figures["day"]["worked"] * price / 3600) if price else None, price=money(price),
         problems=services.problems(), free=await services.monitor.free_percent(),
         least_free=services.settings.min_free_disk,
     )  # fmt: skip
@@ -85,7 +90,15 @@ async def show_jobs(
 async def show_workers(request: Request, services: Server, admin: Admin) -> Response:
     """List the workers of the last days."""
     listed = await admin_api.list_workers(services, admin.account)
-    return render(request, "workers.html", **listed, problems=services.problems())
+    job_ids = [worker["job_id"] for worker in listed["workers"] if worker["job_id"]]
+
+    def read(connection: Connection) -> dict[str, str]:
+        rows = connection.execute(sa.select(jobs.c.id, jobs.c.title).where(jobs.c.id.in_(job_ids)))
+        return {job_id: title or job_id for job_id, title in rows}
+
+    titles = await services.database.read_async(read)
+    template = "workers_part.html" if wants_part(request) else "workers.html"
+    return render(request, template, **listed, titles=titles, problems=services.problems())
 
 
 @router.get("/models")
@@ -164,11 +177,36 @@ async def back_up(request: Request, services: Server, admin: Admin) -> Response:
     return await _system_page(request, services, made=name)
 
 
-async def _system_page(request: Request, services: Services, *, made: str | None = None) -> Response:
+@router.post("/storage")
+async def try_storage(request: Request, services: Server, admin: Admin) -> Response:
+    """Write, read, list and delete two files of the storage, and show what worked."""
+    steps: list[str] = []
+    problem = None
+    try:
+        await asyncio.to_thread(check_storage, services.files, steps.append)
+    except (StorageError, OutputError) as error:
+        problem = str(error)
+    return await _system_page(request, services, storage=Tried(steps, problem))
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a check of the storage found."""
+
+    steps: list[str]
+    """Those that worked."""
+    problem: str | None
+    """Why the next one did not."""
+
+
+async def _system_page(
+    request: Request, services: Services, *, made: str | None = None, storage: Tried | None = None
+) -> Response:
     folder = _backup_folder(services.settings)
     backups = await asyncio.to_thread(_list_backups, folder)
     return render(
-        request, "system.html", made=made, backups=backups, folder=str(folder), is_sqlite=services.database.is_sqlite,
+        request, "system.html", made=made, storage=storage, backups=backups, folder=str(folder),
+        is_sqlite=services.database.is_sqlite,
         facts={
             "comic-upscale": __version__,
             "Schema of the database": await services.database.read_async(schema_revision),

@@ -11,9 +11,10 @@ from comic_upscale.server.api import admin_offered, admin_server
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.errors import ApiError, as_api_error
 from comic_upscale.server.api.routing import page_router
+from comic_upscale.server.job_log import MOST_LINES
 from comic_upscale.server.overrides import CHANGEABLE
 from comic_upscale.server.pages.access import Admin, Viewer
-from comic_upscale.server.pages.render import go_to, render
+from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions, value_from_text
@@ -105,7 +106,17 @@ async def show_log(
 ) -> Response:
     """Show what the workers did with a job."""
     listed = await admin_server.read_logs(services, admin.account, job_id, after=after, limit=500)
-    return render(request, "log.html", lines=listed["lines"], job_id=job_id, after=after)
+    template = "log_part.html" if wants_part(request) else "log.html"
+    return render(request, template, lines=listed["lines"], job_id=job_id, after=after)
+
+
+@router.get("/jobs/{job_id}/log.txt")
+async def download_log(services: Server, admin: Admin, job_id: str) -> Response:
+    """Send the log of a job as text."""
+    listed = await admin_server.read_logs(services, admin.account, job_id, after=0, limit=MOST_LINES)
+    text = "".join(f"{line['at']} {line['line']}\n" for line in listed["lines"])
+    headers = {"Content-Disposition": f'attachment; filename="{job_id}.txt"'}
+    return Response(text, media_type="text/plain; charset=utf-8", headers=headers)
 
 
 async def _settings_page(

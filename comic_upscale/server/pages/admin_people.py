@@ -16,6 +16,7 @@ from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.pages.access import Admin, Viewer
 from comic_upscale.server.pages.render import go_to, render
+from comic_upscale.server.quotas import quotas_of
 from comic_upscale.server.services import Services
 
 router = page_router(prefix="/admin")
@@ -171,12 +172,16 @@ async def _user_page(
 ) -> Response:
     user = await _find_user(services, username)
 
-    def read(connection: Connection) -> tuple[Any, Any]:
-        return sessions.list_of(connection, user["id"]), keys.list_of(connection, user["id"])
+    def read(connection: Connection) -> dict[str, Any]:
+        return {
+            "sessions": sessions.list_of(connection, user["id"]),
+            "keys": keys.list_of(connection, user["id"]),
+            "quotas": quotas_of(connection, user["id"]),
+        }
 
-    own_sessions, own_keys = await services.database.read_async(read)
+    own = await services.database.read_async(read)
     return render(
-        request, "user.html", status=status, error=error, user=user, sessions=own_sessions, keys=own_keys,
+        request, "user.html", status=status, error=error, user=user, **own,
         megabytes=_megabytes(user),
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ from comic_upscale.server.pages.upload import FACTORS
 from comic_upscale.server.params import FieldError
 from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.roots import find_below
+from comic_upscale.server.words import as_sentence
 
 router = page_router()
 
@@ -61,7 +62,7 @@ async def show_folder(
     try:
         shown = await asyncio.to_thread(library.list_folder, roots, path, page)
     except SettingsError as error:
-        raise ApiError(404, "not_found", f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        raise ApiError(404, "not_found", as_sentence(str(error))) from None
     paths = [shown.path, *(entry.path for entry in shown.entries)]
     latest, watched = await services.database.read_async(
         lambda connection: (

@@ -16,6 +16,8 @@ from comic_upscale.server.library import may_use
 from comic_upscale.server.pages.access import Viewer, page_address
 from comic_upscale.server.pages.assets import assets
 from comic_upscale.server.params import ALLOWED
+from comic_upscale.server.quotas import Quota
+from comic_upscale.server.words import as_sentence
 from comic_upscale.settings.option_json import to_json
 from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.version import __version__
@@ -119,6 +121,10 @@ def _environment() -> Environment:
         size=size_text,
         seconds=seconds_text,
         number=number_text,
+        count=count_text,
+        sentence=as_sentence,
+        browser=browser_name,
+        quota=quota_text,
         iso=iso,
         options=options_text,
         shorten=shorten,
@@ -156,14 +162,49 @@ def number_text(number: float | None) -> str:
     return "-" if number is None else f"{number:,}"
 
 
+def count_text(number: float | None, noun: str) -> str:
+    """Return a number with what it counts: ``1 page``, ``2,000 pages``."""
+    return f"{number_text(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def quota_text(quota: Quota) -> str:
+    """Return how much of a limit is used: ``3 of 50 pages``."""
+    if quota.kind == "bytes":
+        return f"{size_text(quota.used)} of {size_text(quota.most)}"
+    return f"{number_text(quota.used)} of {count_text(quota.most, quota.kind.removesuffix('s'))}"
+
+
+_BROWSERS = (
+    ("Edg", "Edge"),
+    ("OPR", "Opera"),
+    ("Firefox", "Firefox"),
+    ("Chrome", "Chrome"),
+    ("Safari", "Safari"),
+)
+_SYSTEMS = (
+    ("Android", "Android"), ("iPhone", "iOS"), ("iPad", "iPadOS"), ("Windows", "Windows"), ("Mac OS X", "macOS"),
+    ("CrOS", "ChromeOS"), ("Linux", "Linux"),
+)  # fmt: skip
+"""Marks in what a browser says about itself. Most of them claim to be several: the first that fits is right."""
+
+
+def browser_name(agent: str | None) -> str:
+    """Return a browser and its system as people call them: ``Firefox on Windows``; else the text itself."""
+    if not agent:
+        return "unknown"
+    browser = next((name for mark, name in _BROWSERS if f"{mark}/" in agent), None)
+    system = next((name for mark, name in _SYSTEMS if mark in agent), None)
+    return f"{browser} on {system}" if browser and system else agent
+
+
 def options_text(params: Mapping[str, Any]) -> str:
     """Return the size, the model and the format of a job, and the options that are not as usual, in a line."""
     order = ("size", "model", "format")
     if tried := params.get("try_models"):
         return ", ".join(
-            filter(None, (str(params.get("size") or ""), f"trial of {', '.join(map(str, tried))}"))
+            filter(None, (_value_text(params.get("size") or ""), f"trial of {', '.join(map(str, tried))}"))
         )
-    named = [str(params[name]) for name in order if params.get(name) not in (None, "auto", "")]
+    named = [_value_text(params[name]) for name in order if params.get(name) not in (None, "auto", "")]
     usual = _defaults()
     rest = [
         f"{name.replace('_', ' ')} {value}"
@@ -171,6 +212,12 @@ def options_text(params: Mapping[str, Any]) -> str:
         if name not in order and value != usual.get(name) and value is not None
     ]
     return ", ".join([*named, *rest]) or "defaults"
+
+
+def _value_text(value: Any) -> str:
+    """Return ``2`` and a multiplication sign for a scale, which is what the forms call it; other values as they are."""
+    kind, _, factor = str(value).partition(" ")
+    return f"{factor}\N{MULTIPLICATION SIGN}" if kind == "scale" and factor else str(value)
 
 
 @cache

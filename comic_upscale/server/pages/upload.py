@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeAlias
 
-import sqlalchemy as sa
 from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -18,11 +17,12 @@ from comic_upscale.server import queue
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
-from comic_upscale.server.database.schema import users
 from comic_upscale.server.estimates import seconds_per_byte, waiting_in
 from comic_upscale.server.pages.access import CurrentViewer
 from comic_upscale.server.pages.render import render, seconds_text
 from comic_upscale.server.params import OPTION_FIELDS, FieldError, processing_settings, read_params
+from comic_upscale.server.quotas import quotas_of
+from comic_upscale.server.words import as_sentence
 from comic_upscale.settings.processing import ProcessingSettings
 
 router = page_router()
@@ -46,14 +46,8 @@ async def show_upload(
     user_id = viewer.account.user_id
 
     def read(connection: Connection) -> dict[str, Any]:
-        limits = (
-            connection.execute(
-                sa.select(users.c.bytes_per_day, users.c.pages_per_day, users.c.pixels_per_day).where(
-                    users.c.id == user_id
-                )
-            ).mappings().one()
-        )  # fmt: skip
-        return {"maintenance": queue.in_maintenance(connection), "limits": dict(limits)}
+        quotas = quotas_of(connection, user_id)
+        return {"maintenance": queue.in_maintenance(connection), "quotas": quotas}
 
     state = await services.database.read_async(read)
     free, settings = await services.monitor.free_percent(), services.settings
@@ -112,7 +106,7 @@ async def show_sizes(services: Server, viewer: CurrentViewer, asked: SizesReques
     try:
         processing = processing_settings(read_params(asked.fields, services.live.offered))
     except FieldError as error:
-        return JSONResponse({"error": f"{str(error)[:1].upper()}{str(error)[1:]}.", "field": error.field})
+        return JSONResponse({"error": as_sentence(str(error)), "field": error.field})
     found: list[tuple[int, int] | None] = []
     reasons: list[str] = []
     for size in asked.sizes:

@@ -4,6 +4,7 @@
 const root = document.body.dataset.root;
 
 document.querySelectorAll("time[datetime]").forEach(localize);
+setInterval(() => document.querySelectorAll("time[datetime]").forEach(localize), 30000);
 document.addEventListener("htmx:load", (event) => event.detail.elt.querySelectorAll("time[datetime]").forEach(localize));
 
 function localize(element) {

@@ -15,7 +15,11 @@
   // Both are drawn at the size of the result, so that they lie over each other.
   for (const image of images) { image.style.width = `${width}px`; image.style.height = `${height}px`; }
 
-  const least = () => Math.min(box.clientWidth / width, box.clientHeight / height, 1);
+  // At 100 %, a pixel of the result is a pixel of the screen, which may be smaller than a pixel of CSS.
+  const ratio = () => devicePixelRatio || 1;
+  const least = () => Math.min(box.clientWidth / width, box.clientHeight / height, 1 / ratio());
+  // Between two pixels of the screen, every pixel of the page would be blurred.
+  const onScreen = (place) => Math.round(place * ratio()) / ratio();
 
   function draw() {
     const { clientWidth: w, clientHeight: h } = box;
@@ -23,16 +27,16 @@
     const inside = (place, room, size) => size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, place));
     view.x = inside(view.x, w, width * view.scale);
     view.y = inside(view.y, h, height * view.scale);
-    const transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
+    const transform = `translate(${onScreen(view.x)}px, ${onScreen(view.y)}px) scale(${view.scale})`;
     for (const image of images) image.style.transform = transform;
     const border = isHeld ? 100 : view.border;
     after.style.clipPath = `inset(0 0 0 ${border}%)`;
     handle.style.left = `${view.border}%`;
     handle.setAttribute("aria-valuenow", String(Math.round(view.border)));
-    document.getElementById("zoom").textContent = `${Math.round(view.scale * 100)} %`;
+    document.getElementById("zoom").textContent = `${Math.round(view.scale * ratio() * 100)} %`;
     document.querySelectorAll("[data-zoom]").forEach((button) => {
       const zoom = button.dataset.zoom;
-      button.setAttribute("aria-pressed", String(zoom === "fit" ? view.isFit : !view.isFit && Number(zoom) === view.scale));
+      button.setAttribute("aria-pressed", String(zoom === "fit" ? view.isFit : !view.isFit && Math.abs(Number(zoom) / ratio() - view.scale) < 1e-9));
     });
   }
 
@@ -42,12 +46,19 @@
   }
 
   function zoom(scale, x = box.clientWidth / 2, y = box.clientHeight / 2) {
-    const next = Math.min(16, Math.max(least(), scale));
+    const next = Math.min(16 / ratio(), Math.max(least(), scale));
     // What is under the pointer stays there.
     view.x = x - (x - view.x) * next / view.scale;
     view.y = y - (y - view.y) * next / view.scale;
     view.scale = next;
     view.isFit = next === least();
+    draw();
+  }
+
+  function zoomTo(zoomed) { zoom(zoomed / ratio()); }
+
+  function move(dx, dy) {
+    view.x += dx; view.y += dy;
     draw();
   }
 
@@ -82,17 +93,15 @@
     } else if (dragging === "border") {
       moveBorder((event.clientX - place.left) / place.width * 100);
     } else {
-      view.x += event.clientX - before.clientX;
-      view.y += event.clientY - before.clientY;
-      draw();
+      move(event.clientX - before.clientX, event.clientY - before.clientY);
     }
   });
   for (const name of ["pointerup", "pointercancel"]) box.addEventListener(name, (event) => { pointers.delete(event.pointerId); spread = 0; });
-  box.addEventListener("dblclick", () => view.isFit ? zoom(1) : fit());
+  box.addEventListener("dblclick", () => view.isFit ? zoomTo(1) : fit());
 
   document.querySelectorAll("[data-zoom]").forEach((button) => button.addEventListener("click", () => {
     if (button.dataset.zoom === "fit") fit();
-    else zoom(Number(button.dataset.zoom));
+    else zoomTo(Number(button.dataset.zoom));
   }));
   document.getElementById("hard").addEventListener("click", (event) => {
     event.target.setAttribute("aria-pressed", String(box.classList.toggle("hard")));
@@ -104,7 +113,8 @@
     const keys = {
       ArrowLeft: () => moveBorder(view.border - step), ArrowRight: () => moveBorder(view.border + step),
       Home: () => moveBorder(0), End: () => moveBorder(100),
-      "0": fit, "1": () => zoom(1), "2": () => zoom(2), "4": () => zoom(4),
+      "0": fit, "1": () => zoomTo(1), "2": () => zoomTo(2), "4": () => zoomTo(4),
+      w: () => move(0, 60), a: () => move(60, 0), s: () => move(0, -60), d: () => move(-60, 0),
       "+": () => zoom(view.scale * 1.25), "-": () => zoom(view.scale / 1.25),
       b: () => { isHeld = true; draw(); },
       j: () => document.querySelector('a[rel="next"]')?.click(), k: () => document.querySelector('a[rel="prev"]')?.click(),

@@ -58,7 +58,7 @@
     if (job.status !== "running" || !total) return;
     // Of pages that take minutes. The server writes the same words.
     const parts = job.in_progress.map((page) => `; ${page.source}: ${page.unit} ${Math.min(Math.floor(page.done) + 1, page.total)} of ${page.total}`).join("");
-    by("pages").textContent = `${done} of ${total} ${state.dataset.things}${failed ? `, ${failed} failed` : ""}${parts}`;
+    by("pages").textContent = `${done} of ${total} ${state.dataset.thing}${total === 1 ? "" : "s"}${failed ? `, ${failed} failed` : ""}${parts}`;
     by("progress").value = job.progress;
     if (done !== expected) without = 0;
     expected = done;

@@ -6,6 +6,7 @@
   const maxBytes = Number(form.dataset.maxBytes), maxFiles = Number(form.dataset.maxFiles);
   const extensions = new Set(form.dataset.extensions.split(" ").map((each) => each.replace(/^\./, "")));
   const maxPixels = Number(form.dataset.maxPixels);
+  const isUsedUp = "isUsedUp" in form.dataset, bytesLeft = Number(form.dataset.bytesLeft ?? Infinity);
   const MOST_SHOWN = 300, MOST_SIZES = 200;
   const NAMES = ["preset", "format", "model", "denoise", "gray", "levels", "neutral_paper", "quality", "width", "height", "paper", "dpi", "bleed"];
   let chosen = [], request = null, ask = 0, last = null, sizesAsk = 0, targets = new Map();
@@ -51,13 +52,14 @@
     let wrong = "";
     if (total > maxBytes) wrong = `These files have ${size(total)}. An upload may have ${size(maxBytes)}: remove some.`;
     else if (chosen.length > maxFiles) wrong = `These are ${chosen.length} files. An upload may have ${maxFiles}: remove some, or pack them into a CBZ.`;
+    else if (total > bytesLeft) wrong = `These files have ${size(total)}. Of your limit of 24 hours, ${size(bytesLeft)} are left: remove some, or send them later.`;
     else if (empty) wrong = `${empty.path} is empty: remove it.`;
     else if (large) wrong = `${large.path} has more than ${maxPixels.toLocaleString()} pixels: remove it, or send a smaller version.`;
     else if (left) wrong = `${left} file${left === 1 ? " was" : "s were"} left out: neither an image nor a comic.`;
     say(wrong);
-    const blocked = !chosen.length || total > maxBytes || chosen.length > maxFiles || Boolean(empty) || Boolean(large);
+    const blocked = isUsedUp || !chosen.length || total > Math.min(maxBytes, bytesLeft) || chosen.length > maxFiles || Boolean(empty) || Boolean(large);
     by("send").disabled = blocked;
-    by("send").textContent = chosen.length ? `Upscale ${chosen.length} file${chosen.length === 1 ? "" : "s"}` : "Choose files first";
+    by("send").textContent = isUsedUp ? "Your limit is reached" : chosen.length ? `Upscale ${chosen.length} file${chosen.length === 1 ? "" : "s"}` : "Choose files first";
     clearTimeout(ask);
     by("estimate").textContent = "";
     if (!blocked) ask = setTimeout(() => estimate(total), 250);
@@ -243,10 +245,9 @@
   });
   form.addEventListener("change", (event) => {
     askSizes();
-    if (event.target.id === "model") {
-      const text = form.querySelector(`[data-model="${CSS.escape(event.target.value)}"]`);
-      by("purpose").textContent = text ? text.textContent : "Presets suit most comics.";
-    }
+    const said = (kind) => form.querySelector(`[data-${kind}="${CSS.escape(event.target.value)}"]`)?.textContent;
+    if (event.target.id === "model") by("purpose").textContent = said("model") || "Presets suit most comics.";
+    if (event.target.id === "preset") by("preset-hint").textContent = said("preset") || "";
   });
 
   // The whole page takes what is dropped: a miss by a few pixels must not open the file in the browser.
