@@ -2,14 +2,12 @@
 # Install into an empty folder by the steps of the image, without this user's files, and upscale a page with its entry
 # point. Then replace the package by the built wheel, and upscale a page offline with the bundled model.
 set -euo pipefail
-usage='usage: check_wheel.sh PYTHON [PYTORCH]
+usage='usage: check_wheel.sh PYTHON
 
 Checks that the wheel and the steps of the image install into an empty folder and upscale a page. PYTHON is an
-interpreter with the packages build and hatchling. PYTORCH is the release of PyTorch to install, such as 2.13.0
-(default: the newest).'
+interpreter with the packages build and hatchling.'
 case ${1:-} in -h | --help) echo "$usage"; exit 0 ;; esac
-python=${1:?usage: check_wheel.sh PYTHON [PYTORCH]}
-pytorch=${2:-}
+python=${1:?usage: check_wheel.sh PYTHON}
 unset CDPATH
 python=$(cd -- "$(dirname -- "$python")" && pwd)/$(basename -- "$python")
 cd "$(dirname "$0")/.."
@@ -30,10 +28,6 @@ echo "installing by the steps of the image into an empty folder ..."
 # Most of the several thousand modules of PyTorch are not imported here, so they are not compiled either.
 alone=(env -i PATH="$PATH" HOME="$HOME" PIP_NO_COMPILE=1)
 while read -r name; do alone+=("$name=${!name}"); done < <(compgen -e | grep -iE '^PIP_|^SSL_|_CA_|_proxy$')
-if [ -n "$pytorch" ]; then
-    echo "torch==$pytorch" >"$folder/pytorch.txt"
-    alone+=(PIP_CONSTRAINT="$folder/pytorch.txt")
-fi
 "${alone[@]}" "$folder/build/scripts/install_image.sh" --source "$folder/build" --prefix "$folder/opt" \
     --python "$python"
 rm -rf "$folder/build"
