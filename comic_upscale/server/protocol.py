@@ -1,4 +1,4 @@
-"""How bytes of a connection become requests: by llhttp, written in C, with limits of size and time.
+"""How bytes of a connection become requests: by libuv and llhttp, written in C, with limits of size and time.
 
 Where the package httptools is missing, uvicorn reads requests with h11. It is written in Python and takes about a
 tenth of the time of an upload.
@@ -6,8 +6,10 @@ tenth of the time of an upload.
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -27,6 +29,15 @@ _408 = (
 )
 _ASKS_FOR_ANOTHER = re.compile(rb"^upgrade:", re.IGNORECASE | re.MULTILINE)
 _BODY_HEADERS = (b"content-length", b"transfer-encoding")
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop: uvloop's, which takes about a seventh less time, or None without uvloop."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
 
 
 def protocol_options() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from comic_upscale.server.folder_watch import FolderWatch
 from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.mail import Mailer
 from comic_upscale.server.outbox import Deliver, Outbox, Webhooks
-from comic_upscale.server.protocol import protocol_options
+from comic_upscale.server.protocol import loop_factory, protocol_options
 from comic_upscale.server.resumable import unlock_all
 from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
@@ -82,7 +82,8 @@ def serve(
                 services.database.write(unlock_all)
                 services.database.write(end_leases)
             _collect_less_garbage()
-            return asyncio.run(_Running(services, worker, on_ready).run())
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                return runner.run(_Running(services, worker, on_ready).run())
         finally:
             services.close()
 

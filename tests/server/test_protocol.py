@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from comic_upscale.server import protocol
-from comic_upscale.server.protocol import LEAST_BODY, MOST_HEAD, protocol_options
+from comic_upscale.server.protocol import LEAST_BODY, MOST_HEAD, loop_factory, protocol_options
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 MUCH = 16 << 20
@@ -86,7 +86,11 @@ def talk_to_server(options: dict[str, Any], talk: Talk, app: Any = count) -> Non
                 server.should_exit = True
                 await serving
 
-    asyncio.run(run())
+    # Each parser with the loop that it usually runs on.
+    with asyncio.Runner(
+        loop_factory=None if issubclass(options["http"], H11Protocol) else loop_factory()
+    ) as runner:
+        runner.run(run())
 
 
 async def send_until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes) -> int:
