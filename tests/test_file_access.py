@@ -46,6 +46,8 @@ EXCEPTIONS = {
     ): "weights of the user, which are no output",
     ("execution/ray/actor.py", "_with_weights", "mkdir"): "weights of the user, which are no output",
     ("execution/ray/actor.py", "_with_weights", "write_bytes"): "weights of the user, which are no output",
+    ("planning/output_marks.py", "_pages_of", "open to read"): "replaced originals, which are local files",
+    ("planning/output_marks.py", "_size_of", "open to read"): "replaced originals, which are local files",
     ("planning/plan.py", "make_plan", "touch"): "the ledger's own, which notes the time of a source",
     ("reporting/export.py", "write_export", "write_whole"): "an export goes where the user says",
     ("reporting/report.py", "write_report", "write_whole"): "a report goes where the user says",

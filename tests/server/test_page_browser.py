@@ -34,7 +34,12 @@ class Browser:
         self.driver, self.server, self.downloads = driver, server, downloads
 
     def open(self, path: str) -> None:
-        self.driver.get(path if path.startswith("http") else f"{self.server.pages}{path}")
+        address = path if path.startswith("http") else f"{self.server.pages}{path}"
+        before = self.driver.current_url
+        self.driver.get(address)
+        if self.driver.current_url == before != address:
+            # The page before was just loading itself again.
+            self.driver.get(address)
 
     def find(self, selector: str) -> Any:
         return wait_for(lambda: self.driver.find_elements("css selector", selector))[0]

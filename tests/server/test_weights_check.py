@@ -56,7 +56,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(services: Services,
     answer = register(checked_by(services, *REAL), path.read_bytes())
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
-    assert error["field"] == "file" and error["message"].startswith("these weights cannot be used: ")
+    assert error["field"] == "file" and error["message"].startswith("These weights cannot be used: ")
     assert str(services.settings.data) not in error["message"]
     assert not (tmp_path / "owned").exists()
     assert list(services.files.list()) == [] and list((services.settings.data / "check").iterdir()) == []

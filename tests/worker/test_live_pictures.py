@@ -95,7 +95,7 @@ def test_pages_are_seen_and_compared_while_the_job_runs(
             shown = wait_for(lambda: _seen(browser, job, 1))
             # No noise enlarged is like its original: the reason is there at once, and the page comes first.
             assert "data-suspect" in shown and "to look at" in browser.get(f"/jobs/{job}").text
-            wait_for(lambda: "Pages that failed" in browser.get(f"/jobs/{job}").text)
+            wait_for(lambda: "Failed page" in browser.get(f"/jobs/{job}").text)
             assert "00.png" in browser.get(f"/jobs/{job}").text
             compared = browser.get(f"/jobs/{job}/pages/0?live=true").text
             name = re.search(r"<h1>(\d\d\.png)</h1>", compared)

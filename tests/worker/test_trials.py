@@ -42,7 +42,7 @@ def send(browser: httpx.Client, page: bytes, name: str = "page.png", **fields: s
         ({"models": f"{BUNDLED},auto"}, "models", "name the models themselves"),
         ({"models": f"{BUNDLED},/etc/passwd"}, "models", "passwd"),
         ({"models": f"{BUNDLED},none", "model": BUNDLED}, "model", "name them in the field models"),
-        ({"models": f"{BUNDLED},realesr-animevideov3", "factor": "99"}, "factor", "factor"),
+        ({"models": f"{BUNDLED},realesr-animevideov3", "factor": "99"}, "factor", "Factor must be"),
     ],
 )
 def test_what_a_trial_may_ask_for(
@@ -148,7 +148,7 @@ def _check_result(services: Services, browser: httpx.Client, job: str) -> None:
         assert archive.read(f"page {BUNDLED}.png") == after
     assert stored_live(services) == 0
     # What could not be tried has its reason.
-    assert "the model gone was deleted" in shown
+    assert "The model gone was deleted" in shown
     assert shown.count('class="pane"') == 2 and shown.count("Use this model") == 2
     again = browser.get(f"/jobs/{job}/pages/1").text
     assert "mine" in again and "before, 200" in again and "after, 400" in again
