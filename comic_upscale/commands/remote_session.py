@@ -65,7 +65,9 @@ class RemoteSession:
         with ExitStack() as opened:
             machines = self._connect_all(opened, resources, given_up=lambda: stop.requested)
             remote = [
-                RemoteOptions(machine, self.step, name, options.poll, options.page_timeout)
+                RemoteOptions(
+                    machine, self.step, name, options.poll, options.page_timeout, in_shares=len(machines) > 1
+                )
                 for name, machine in machines.items()
             ]
             code, finished = run_shown(job, stop, shown, remote=remote, before_exit=self.before_exit)

@@ -57,7 +57,8 @@ class Side:
 
     def remote(self, engine: NearestEngine, number: int = 1) -> RemoteExecutor:
         self.machines.append(self.kind(self.folder / f"machine {number}", engine))
-        return RemoteExecutor(RemoteOptions(self.machines[-1], poll=0.1))
+        in_shares = self.name == "several"
+        return RemoteExecutor(RemoteOptions(self.machines[-1], poll=0.1, in_shares=in_shares))
 
     @asynccontextmanager
     async def open(self, settings: JobSettings, engine: NearestEngine) -> AsyncIterator[Executor]:
