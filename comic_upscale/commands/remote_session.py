@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -85,8 +86,9 @@ class RemoteSession:
         """
         machines: dict[str, Machine] = {}
         failures: list[RemoteError] = []
+        command = secrets.token_hex(8)
         for ssh in self.machines:
-            machine = ssh.machine(resources, given_up=given_up)
+            machine = ssh.machine(resources, given_up=given_up, command=command)
             opened.callback(machine.close)
             try:
                 machine.connect()
