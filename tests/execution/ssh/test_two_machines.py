@@ -130,7 +130,8 @@ def test_several_machines_are_rented_for_a_job_and_all_are_ended(
     RentedUpscale("runpod:4090", RentOptions(), ssh, 3).run(values, use)
     (names, price, billed) = used.pop()
     hours = [record.hour or 0.0 for record in rent_records().all()]
-    assert (len(set(names)), price, billed) == (3, pytest.approx(sum(hours)), 3)
+    assert (len(set(names)), billed) == (3, 3)
+    assert price == pytest.approx(sum(hours))
     assert (len(hours), cloud.machines) == (3, {})
     # None has the whole budget.
     RentedUpscale("runpod:4090", RentOptions(budget=60, max_hours=720), ssh, 3).run(values, use)
