@@ -29,7 +29,7 @@ class FolderMachine:
     """
 
     def __init__(self, folder: Path, engine: NearestEngine) -> None:
-        self._folder = folder
+        self.folder = folder
         self._engine = engine
         self._settings: JobSettings | None = None
         self._run: threading.Thread | None = None
@@ -45,7 +45,7 @@ class FolderMachine:
     @property
     def input(self) -> Path:
         """Where pages arrive."""
-        return self._folder / "input"
+        return self.folder / "input"
 
     def on_progress(self, listener: Callable[[str, int, int], None]) -> None:
         pass
@@ -62,7 +62,7 @@ class FolderMachine:
     ) -> Device:
         self.input.mkdir(parents=True, exist_ok=True)
         self._settings = replace(
-            settings, input=self.input, output=self._folder / "output", model=str(weights.path), ledger=None,
+            settings, input=self.input, output=self.folder / "output", model=str(weights.path), ledger=None,
             sidecars="skip", copy_others=False, gray=settings.gray_mode, max_failures=None, price=None, max_cost=None,
         )  # fmt: skip
         return Device("folder: processor")
@@ -73,14 +73,14 @@ class FolderMachine:
     def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
         for name, data in pages:
             assert hashlib.sha256(data).hexdigest() == name.partition(".")[0]
-            (self._folder / "incoming.part").write_bytes(data)
-            (self._folder / "incoming.part").replace(self.input / name)
+            (self.folder / "incoming.part").write_bytes(data)
+            (self.folder / "incoming.part").replace(self.input / name)
             self.sent.append(name)
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
             (self.input / name).unlink(missing_ok=True)
-            (self._folder / "output" / name).unlink(missing_ok=True)
+            (self.folder / "output" / name).unlink(missing_ok=True)
 
     def start(self, *, retry_failed: bool) -> None:
         assert self._run is None or not self._run.is_alive(), "never two runs at once"
@@ -116,7 +116,7 @@ class FolderMachine:
         self.polls += 1
         alive = self._run is not None and self._run.is_alive()
         try:
-            ledger = self._folder / "output" / ".comic-upscale" / "ledger.sqlite3"
+            ledger = self.folder / "output" / ".comic-upscale" / "ledger.sqlite3"
             lines = "\n".join(as_lines(read_settled_pages(ledger, self._since if alive else "0")))
         except ComicUpscaleError as error:
             # While it runs, its ledger may not be ready to be read.
@@ -129,7 +129,7 @@ class FolderMachine:
 
     def fetch(self, names: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
         for name in names:
-            path = self._folder / "output" / name
+            path = self.folder / "output" / name
             if path.is_file():
                 yield name, path.read_bytes()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -65,7 +66,9 @@ class RemoteSession:
         with ExitStack() as opened:
             machines = self._connect_all(opened, resources, given_up=lambda: stop.requested)
             remote = [
-                RemoteOptions(machine, self.step, name, options.poll, options.page_timeout)
+                RemoteOptions(
+                    machine, self.step, name, options.poll, options.page_timeout, in_shares=len(machines) > 1
+                )
                 for name, machine in machines.items()
             ]
             code, finished = run_shown(job, stop, shown, remote=remote, before_exit=self.before_exit)
@@ -83,8 +86,9 @@ class RemoteSession:
         """
         machines: dict[str, Machine] = {}
         failures: list[RemoteError] = []
+        command = secrets.token_hex(8)
         for ssh in self.machines:
-            machine = ssh.machine(resources, given_up=given_up)
+            machine = ssh.machine(resources, given_up=given_up, command=command)
             opened.callback(machine.close)
             try:
                 machine.connect()

@@ -16,7 +16,14 @@ from annotated_types import Ge, Gt, Le, Unit
 from comic_upscale.commands.rent_environment import open_known, open_providers, rent_records
 from comic_upscale.commands.signals import ending_signals
 from comic_upscale.commands.ssh_options import SshOptions
-from comic_upscale.errors import CapacityError, ProviderError, RemoteError, SettingsError, UncertainError
+from comic_upscale.errors import (
+    CapacityError,
+    ComicUpscaleError,
+    ProviderError,
+    RemoteError,
+    SettingsError,
+    UncertainError,
+)
 from comic_upscale.provisioning.base import Provider, RentalOffer, RentedMachine
 from comic_upscale.provisioning.ending import defer_interrupt, ending
 from comic_upscale.provisioning.lifecycle import TIMING, RentPlan, Timing, end_machine, rent
@@ -220,10 +227,16 @@ def rent_machine(
             ends = _end_text(rental.name)
             note(f"{rental.name} is ready; it ends itself {ends} at the latest")
             yield rental
-        except BaseException:
-            # The first error counts, also before a signal that comes during the end.
-            with contextlib.suppress(KeyboardInterrupt):
-                _end_surely(rental)
+        except BaseException as error:
+            try:
+                # The first error counts, also before a signal that comes during the end.
+                with contextlib.suppress(KeyboardInterrupt):
+                    _end_surely(rental)
+            except ProviderError:
+                # Both are told: the first one may be about another machine that is still billed.
+                if isinstance(error, ComicUpscaleError):
+                    note(str(error))
+                raise
             raise
         if not keep:
             _end_surely(rental)
@@ -324,17 +337,23 @@ def _set_switch(provider: Provider, machine: RentedMachine, options: RentOptions
         connection.close()
 
 
+_received: list[list[int]] = []
+"""The signals that have come, once for each open block of `end_before_a_signal_does`."""
+
+
 @contextlib.contextmanager
 def end_before_a_signal_does() -> Iterator[None]:
     """Inside the block, the first Ctrl-C or SIGTERM is an exception, so that the machine is ended on the way out.
 
     While a machine is being ended, the exception comes after the end. The second signal only says so. The third ends
-    the process at once, and leaves the machine to its switch.
+    the process at once, and leaves the machine to its switch. A block inside another one, for another machine, goes on
+    counting.
 
     Raises:
         Exit: with the exit code of the signal.
     """
-    received: list[int] = []
+    received = _received[-1] if _received else []
+    _received.append(received)
 
     def handle(number: int, _: FrameType | None) -> None:
         received.append(number)
@@ -358,6 +377,7 @@ def end_before_a_signal_does() -> Iterator[None]:
             raise
         raise typer.Exit(128 + received[0]) from None
     finally:
+        _received.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -87,6 +87,7 @@ class SshOptions:
         *,
         patience: float = DEFAULT_PATIENCE,
         given_up: Callable[[], bool] = lambda: False,
+        command: str = "",
     ) -> Machine:
         """Return the machine, not connected yet.
 
@@ -94,6 +95,7 @@ class SshOptions:
             resources: resource settings for the run there, as JSON. The machine uses its own defaults for the rest.
             patience: seconds to retry a lost connection if ``--patience`` is not given.
             given_up: returns True when retrying a lost connection should end.
+            command: the same for all machines of one command.
         """
         from comic_upscale.execution.ssh.machine import Machine
         from comic_upscale.retries import RetryPolicy
@@ -110,6 +112,7 @@ class SshOptions:
             container=self._image(),
             resources=resources or {},
             may_be_starting=self.patience is not None,
+            command=command,
         )
 
     def connection(self) -> Connection:

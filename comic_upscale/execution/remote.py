@@ -55,6 +55,11 @@ from comic_upscale.settings.job import JobSettings
 SEND_BYTES, SEND_PAGES = 32 << 20, 2000
 """The size of one batch to send: at most this much is sent again after a lost connection."""
 
+MAY_BE_ACTIVE = (
+    ". A remote run may still be active: look with `comic-upscale remote status`, or destroy the machine"
+)
+"""Follows the reason of a stop if a remote run could not be stopped."""
+
 PAGE_SECONDS = 1800.0
 """A remote run that finishes no page for this long has not made progress."""
 
@@ -71,6 +76,8 @@ class RemoteOptions:
     """Seconds between two polls."""
     page_timeout: float = PAGE_SECONDS
     """Seconds without a finished page after which the remote run is stopped; 0 for no limit."""
+    in_shares: bool = False
+    """Whether its tasks come in shares. Then outputs that are there already are kept for the next shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,10 +111,13 @@ class RemoteExecutor:
         self._step: RemoteStep = remote.step
         self._poll_seconds = remote.poll
         self._page_seconds = remote.page_timeout
+        self._in_shares = remote.in_shares
         self._thread = HostThread(self._host)
         self._session: _Session | None = None
         self._contents: dict[str, Content] = {}
         self._held: frozenset[str] | None = None
+        self._made: dict[str, RemotePageResult] = {}
+        """Outputs of earlier commands that a later share may want, by the names of their pages."""
         self._results: list[RemotePageResult] = []
         self._sent_pages = self._sent_bytes = 0
         self._unstarted: set[str] = set()
@@ -218,11 +228,9 @@ class RemoteExecutor:
             state = await self._thread.call_within(STOP_SECONDS, self._host.stop)
         except RemoteError:
             state = "unknown"
-        if state not in ("stopped", "idle"):
-            stop.reason = (
-                f"{stop.reason}. The remote run may still be active: look with `comic-upscale remote status`, or "
-                "destroy the machine"
-            )
+        # Several machines may have the same to say.
+        if state not in ("stopped", "idle") and MAY_BE_ACTIVE not in str(stop.reason):
+            stop.reason = f"{stop.reason}{MAY_BE_ACTIVE}"
 
     def busy(self) -> dict[str, float]:
         """Return how busy inspecting pages is, 0 to 1; the network and the encoders run on the remote machine."""
@@ -243,6 +251,7 @@ class RemoteExecutor:
         """Inspect every page, and send those that the machine does not have yet."""
         if self._held is None:
             self._held = await self._thread.call(self._host.list_pages)
+            await self._find_made(self._held)
         held = self._held
         batch: list[tuple[str, bytes]] = []
         size = 0
@@ -258,7 +267,10 @@ class RemoteExecutor:
             if content.failure is not None:
                 yield self._fail(content, task, content.failure)
                 continue
-            if content.result is not None and not content.tasks:
+            if made := self._made.pop(name, None):
+                self._results.append(made)
+                self.activity.recovered.add(task.row_id)
+            elif content.result is not None and not content.tasks:
                 # Handle the known result once more, for this task.
                 self._results.append(content.result)
             content.tasks.append(task)
@@ -278,10 +290,17 @@ class RemoteExecutor:
             await self._send(batch)
         if not stop.requested:
             # The remote run must not process pages that are no longer part of the job.
-            stale = held - self._contents.keys()
+            stale = held - self._contents.keys() - self._made.keys()
             await self._thread.call(self._host.delete, stale)
             self._held = held - stale
         self.activity.doing = None
+
+    async def _find_made(self, held: frozenset[str]) -> None:
+        """Find out which outputs are there already; a machine that gets all tasks at once tells later."""
+        if self._in_shares and held:
+            await self._poll()
+            done = (page for page in self._results if page.state == "done")
+            self._made = {page.name: page for page in done if page.name in held}
 
     async def _name(self, task: PageTask) -> tuple[str, bytes | None]:
         """Return the name of a page on the remote machine, and its bytes if its content is new.

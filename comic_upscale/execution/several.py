@@ -16,7 +16,14 @@ from typing import TypeVar
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
-from comic_upscale.execution.base import Activity, Executor, ExecutorInfo, PageOutcome, PageTask
+from comic_upscale.execution.base import (
+    Activity,
+    Executor,
+    ExecutorInfo,
+    PageOutcome,
+    PageTask,
+    PageUpscaled,
+)
 from comic_upscale.execution.events import Listener, Note
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.settings.job import JobSettings
@@ -29,6 +36,9 @@ SHARE_SECONDS = 240.0
 FIRST_PAGES, MOST_PAGES = 16, 4000
 """Pages in the first share of a machine, whose rate nobody knows yet, and in the largest share."""
 
+MOST_GROWTH = 4
+"""How many times larger than the last share the next one is at most: small pages at the start promise too much."""
+
 
 @dataclass(slots=True)
 class _Machine:
@@ -39,14 +49,14 @@ class _Machine:
     pages: int
     """In its next share."""
     is_open: bool = False
-    lost: ComicUpscaleError | None = None
-    """Why it takes no more pages."""
+    is_lost: bool = False
+    """Whether it takes no more pages."""
 
     def note_share(self, pages: int, seconds: float) -> None:
         """Choose the size of its next share by its rate over the last one."""
         if pages:
             wanted = round(pages / max(seconds, 1e-3) * SHARE_SECONDS)
-            self.pages = min(max(wanted, FIRST_PAGES), MOST_PAGES)
+            self.pages = min(max(wanted, FIRST_PAGES), MOST_GROWTH * self.pages, MOST_PAGES)
 
 
 class SeveralExecutor:
@@ -61,6 +71,7 @@ class SeveralExecutor:
     def __init__(self, executors: Mapping[str, Executor]) -> None:
         self._machines = [_Machine(name, executor, FIRST_PAGES) for name, executor in executors.items()]
         self._on_progress: Listener = _ignore
+        self._last_loss: ComicUpscaleError | None = None
         self.activity = Activity()
         for machine in self._machines:
             machine.executor.activity = self.activity
@@ -127,8 +138,8 @@ class SeveralExecutor:
         finally:
             await _cancel(working)
             await deal.close()
-        if not self._machines_left() and not stop.requested:
-            raise self._first_loss()
+        if self._last_loss is not None and not self._machines_left() and not stop.requested:
+            raise self._last_loss
 
     def busy(self) -> dict[str, float]:
         """Return how busy the stages on this machine are, on average over the machines."""
@@ -150,13 +161,13 @@ class SeveralExecutor:
         """Have a machine do one share after another, until there are no more pages or it is lost."""
         try:
             while not stop.requested and await deal.has_more():
-                share = _Share(deal, machine.pages)
+                share = _Share(deal, machine.pages, self.activity.recovered)
                 try:
                     await self._do_share(machine, share, stop, found)
                 finally:
                     await deal.end_share(share.open.values())
         except (RemoteError, DeviceError) as error:
-            self._lose(machine, error)
+            self._lose({machine.name: error})
         except Exception as error:
             await found.put(error)
         await found.put(None)
@@ -172,7 +183,8 @@ class SeveralExecutor:
         async with aclosing(machine.executor.process(share.tasks(), stop)) as outcomes:
             async for outcome in outcomes:
                 share.open.pop(outcome.row_id, None)
-                done += 1
+                # What it did not compute says nothing about its rate.
+                done += isinstance(outcome, PageUpscaled) and outcome.row_id not in self.activity.recovered
                 await found.put(outcome)
                 del outcome
         machine.note_share(done, time.monotonic() - begun)
@@ -186,27 +198,32 @@ class SeveralExecutor:
         machines = self._machines_left()
         answers = await asyncio.gather(*map(question, machines), return_exceptions=True)
         good: list[T] = []
+        losses: dict[str, ComicUpscaleError] = {}
         for machine, answer in zip(machines, answers, strict=True):
             if isinstance(answer, RemoteError | DeviceError):
-                self._lose(machine, answer)
+                losses[machine.name] = answer
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 good.append(answer)
-        if not good:
-            raise self._first_loss()
+        self._lose(losses)
+        if self._last_loss is not None and not good:
+            raise self._last_loss
         return good
 
-    def _lose(self, machine: _Machine, error: ComicUpscaleError) -> None:
-        machine.lost = error
-        if self._machines_left():
-            self._on_progress(Note(text=f"{machine.name} takes no more pages: {error}. The others go on."))
+    def _lose(self, losses: Mapping[str, ComicUpscaleError]) -> None:
+        """Give machines up, each with a note; the last one of all has its error raised instead."""
+        for machine in self._machines:
+            machine.is_lost |= machine.name in losses
+        left = len(self._machines_left())
+        for name, error in losses.items():
+            self._last_loss = error
+            if left or name != [*losses][-1]:
+                more = f" The others go on: {left} of {len(self._machines)}." if left else ""
+                self._on_progress(Note(text=f"{name} takes no more pages: {str(error).rstrip('.')}.{more}"))
 
     def _machines_left(self) -> list[_Machine]:
-        return [machine for machine in self._machines if machine.lost is None]
-
-    def _first_loss(self) -> ComicUpscaleError:
-        return next(machine.lost for machine in self._machines if machine.lost is not None)
+        return [machine for machine in self._machines if not machine.is_lost]
 
 
 class _Deal:
@@ -269,22 +286,23 @@ class _Share:
 
     Args:
         deal: where they come from.
-        pages: how many there are at most.
+        pages: how many there are at most, without those whose outputs it only fetches.
+        recovered: the row ids of those; it grows.
     """
 
-    def __init__(self, deal: _Deal, pages: int) -> None:
-        self._deal, self._pages = deal, pages
+    def __init__(self, deal: _Deal, pages: int, recovered: Collection[int]) -> None:
+        self._deal, self._pages, self._recovered = deal, pages, recovered
         self.open: dict[int, PageTask] = {}
         """Those without an outcome, by their row ids."""
 
     async def tasks(self) -> AsyncIterator[PageTask]:
         """Yield the tasks as the machine takes them."""
-        for _ in range(self._pages):
-            task = await self._deal.take()
-            if task is None:
-                return
+        pages = 0
+        while pages < self._pages and (task := await self._deal.take()) is not None:
             self.open[task.row_id] = task
             yield task
+            # The machine has looked at it when it wants the next one.
+            pages += task.row_id not in self._recovered
 
 
 async def _cancel(tasks: Collection[asyncio.Task[T]]) -> None:

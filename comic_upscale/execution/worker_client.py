@@ -39,6 +39,7 @@ from comic_upscale.execution.worker_protocol import (
     error_fields,
     error_of,
     outcome_of,
+    within_of,
 )
 from comic_upscale.library.page_rules import with_models
 from comic_upscale.settings.job import JobSettings
@@ -136,7 +137,11 @@ class WorkerExecutor:
                         has_ended = True
                         self._info = _info_of(frame)
                         return
+                    if frame.kind == "within":
+                        self.activity.within = within_of(frame.fields.get("pages"))
+                        continue
                     outcome = outcome_of(frame, time.perf_counter())
+                    self.activity.within.pop(outcome.row_id, None)
                     self._busy = {stage: float(share) for stage, share in frame.fields["busy"].items()}
                     self.activity.in_hand = getattr(outcome, "source", None)
                     if self._spending is not None and isinstance(outcome, PageUpscaled):
@@ -151,6 +156,7 @@ class WorkerExecutor:
                 "another worker or without --worker"
             ) from error
         finally:
+            self.activity.within = {}
             if not has_ended:
                 # The worker may still send outcomes of this round.
                 await self._hang_up()
@@ -236,7 +242,7 @@ class _Round:
         self._has_stopped = False
 
     async def outcomes(self) -> AsyncGenerator[Frame, None]:
-        """Yield the frames ``outcome``, and ``done`` at the end."""
+        """Yield the frames ``outcome`` and ``within``, and ``done`` at the end."""
         try:
             await self._channel.send("process", round=self._number)
             for work in (self._listen, self._feed, self._watch):
@@ -279,7 +285,7 @@ class _Round:
                     self._start(self._send_page, frame)
                 case "failed":
                     raise error_of(frame.fields)
-                case "outcome" | "done":
+                case "outcome" | "within" | "done":
                     await self._found.put(frame)
                     if frame.kind == "done":
                         return

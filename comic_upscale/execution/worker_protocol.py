@@ -4,8 +4,8 @@ Both sides belong to one user and one version: ``open`` names the version, and a
 for tasks and for the files of pages when it has room for them, so neither side holds more than it can use.
 
 * The run sends ``open``, ``accelerator``, ``process``, ``task``, ``end``, ``stop``, and ``page`` with a file.
-* The worker sends ``opened``, ``accelerator``, ``preparing``, ``want`` (a task), ``read`` (a page), ``outcome`` with
-  the output, ``done`` and ``failed``.
+* The worker sends ``opened``, ``accelerator``, ``preparing``, ``want`` (a task), ``read`` (a page), ``within`` (what is
+  done of the pages in progress), ``outcome`` with the output, ``done`` and ``failed``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 from comic_upscale import errors
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError, SettingsError
 from comic_upscale.execution.base import PageOutcome, PageUpscaled
-from comic_upscale.ledger.records import PageFailed, PageSkipped
+from comic_upscale.ledger.records import PageFailed, PageProgress, PageSkipped
 from comic_upscale.version import __version__
 
-VERSION = f"1 {__version__}"
+VERSION = f"2 {__version__}"
 """Of the frames, and of the program: settings and outcomes of another version may mean something else."""
 MOST_JSON = 4 << 20
 """Bytes of the JSON of a frame."""
@@ -36,6 +36,8 @@ LONGEST_PATH = 100
 """Bytes of the path of a socket; the system allows a few more."""
 TASK_FIELDS = ("row_id", "source", "format", "extension", "sha256", "points")
 """The fields of a task that travel to a worker."""
+TELL_SECONDS = 0.5
+"""How often the progress within pages is told, if it has changed: as often as a run shows it."""
 _HEADER = struct.Struct("!IQ")
 
 
@@ -169,6 +171,31 @@ def outcome_of(frame: Frame, made_at: float) -> PageOutcome:
     except (KeyError, TypeError, AttributeError):
         pass
     raise ProtocolError("the worker sent an outcome that cannot be read")
+
+
+def within_fields(within: Mapping[int, PageProgress]) -> list[list[Any]]:
+    """Return what is done of pages, by row id, as JSON."""
+    return [[row_id, asdict(page)] for row_id, page in within.items()]
+
+
+def within_of(told: Any) -> dict[int, PageProgress]:
+    """Return what is done of pages, by row id, from JSON.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    try:
+        return {
+            int(row_id): PageProgress(
+                source=str(page["source"]),
+                unit=str(page["unit"]),
+                done=float(page["done"]),
+                total=int(page["total"]),
+            )
+            for row_id, page in told
+        }
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ProtocolError("the progress of pages cannot be read") from None
 
 
 def error_fields(error: ComicUpscaleError) -> dict[str, Any]:

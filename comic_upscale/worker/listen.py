@@ -26,6 +26,7 @@ from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_protocol import (
     TASK_FIELDS,
+    TELL_SECONDS,
     VERSION,
     Channel,
     Frame,
@@ -35,6 +36,7 @@ from comic_upscale.execution.worker_protocol import (
     error_fields,
     error_of,
     outcome_fields,
+    within_fields,
 )
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.option_json import from_json
@@ -212,6 +214,7 @@ class _Run:
         await self._channel.send("opened", info=asdict(info))
 
     async def _process(self) -> None:
+        telling = asyncio.ensure_future(self._tell())
         try:
             async with contextlib.aclosing(
                 self._executor.process(self._tasks_of_run(), self._stop)
@@ -235,6 +238,20 @@ class _Run:
             await self._fail(
                 DeviceError(f"unexpected error in the worker: {type(error).__name__}; its log has more")
             )
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+    async def _tell(self) -> None:
+        """Tell what is done of the pages in progress, whenever it has changed. Most engines tell nothing."""
+        told: list[Any] = []
+        with contextlib.suppress(OSError):
+            while True:
+                await asyncio.sleep(TELL_SECONDS)
+                within = within_fields(self._executor.activity.within)
+                if within != told:
+                    told = within
+                    await self._channel.send("within", pages=told)
 
     async def _fail(self, error: ComicUpscaleError) -> None:
         if isinstance(error, DeviceError) and self._processing is not None and not self._is_ending:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from comic_upscale.execution.remote_host import PollResult
 from comic_upscale.execution.several import SeveralExecutor
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor
-from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageSkipped
+from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageProgress, PageSkipped
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.levels import Levels
 from comic_upscale.settings.rules import Conditions, Rule
@@ -35,7 +36,7 @@ from comic_upscale.settings.sizes import Bounds
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.listen import SocketWorker
 from tests.archives import picture
-from tests.fakes import NearestEngine, pause
+from tests.fakes import NearestEngine, TellingEngine, pause
 from tests.machines import FolderMachine
 
 TIMEOUT = 60.0
@@ -57,7 +58,8 @@ class Side:
 
     def remote(self, engine: NearestEngine, number: int = 1) -> RemoteExecutor:
         self.machines.append(self.kind(self.folder / f"machine {number}", engine))
-        return RemoteExecutor(RemoteOptions(self.machines[-1], poll=0.1))
+        in_shares = self.name == "several"
+        return RemoteExecutor(RemoteOptions(self.machines[-1], poll=0.1, in_shares=in_shares))
 
     @asynccontextmanager
     async def open(self, settings: JobSettings, engine: NearestEngine) -> AsyncIterator[Executor]:
@@ -127,6 +129,11 @@ def settings(make_settings: MakeSettings) -> JobSettings:
 
 
 Read = Callable[[], Awaitable[SourceBytes]]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 def reading(content: bytes | Exception) -> Read:
@@ -281,6 +288,32 @@ def test_the_engine_fails_one_page_of_a_batch(side: Side, settings: JobSettings)
     outcomes = run(work())
     failed = [outcome for outcome in outcomes if isinstance(outcome, PageFailed)]
     assert (len(outcomes), len(failed), failed[0].row_id, failed[0].kind) == (5, 1, 4, "not-finite")
+
+
+def test_what_is_done_within_a_page_is_told(side: Side, settings: JobSettings) -> None:
+    if side.name in ("remote", "several"):
+        pytest.skip("a machine over SSH is asked for finished pages only")
+    seen = side.folder / "seen"
+
+    def wait(batch: Batch) -> None:
+        until = time.monotonic() + TIMEOUT
+        while not seen.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+
+    async def work() -> list[PageOutcome]:
+        async with side.open(settings, TellingEngine(wait)) as executor:
+            working = asyncio.create_task(process(executor, tasks_of(pictures(2), 5)))
+            halves = [
+                PageProgress(source=f"{number:02}.png", unit="tile", done=1, total=2) for number in (0, 1)
+            ]
+            await until(lambda: executor.activity.within in [{5: halves[0]}, {6: halves[1]}])
+            seen.touch()
+            outcomes = await working
+            # Actors tell it a moment later.
+            await until(lambda: not executor.activity.within)
+        return outcomes
+
+    assert [outcome.row_id for outcome in sorted(run(work()), key=lambda outcome: outcome.row_id)] == [5, 6]
 
 
 def test_a_page_that_is_left_as_it_is(side: Side, make_settings: MakeSettings) -> None:

@@ -46,6 +46,7 @@ PROMISES = [
     suite.test_every_task_gets_one_outcome_and_its_own_pixels,
     suite.test_a_page_that_fails_is_a_value_and_the_others_go_on,
     suite.test_it_may_be_asked_again,
+    suite.test_what_is_done_within_a_page_is_told,
     suite.test_a_stop_while_tasks_are_slow_to_come,
     suite.test_an_input_that_goes_away_ends_it_with_that_error,
     suite.test_who_takes_no_more_outcomes_leaves_nothing_running,

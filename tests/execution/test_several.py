@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,27 @@ from types import SimpleNamespace
 import pytest
 
 from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.base import Batch
 from comic_upscale.errors import ComicUpscaleError, InputError, RemoteError
 from comic_upscale.execution import several
-from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask, SourceBytes
+from comic_upscale.execution.base import (
+    Activity,
+    Executor,
+    ExecutorInfo,
+    PageOutcome,
+    PageTask,
+    PageUpscaled,
+    SourceBytes,
+)
 from comic_upscale.execution.events import Event, Listener, Note
+from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
 from comic_upscale.execution.several import FIRST_PAGES, SeveralExecutor
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import PageFailed
 from comic_upscale.settings.job import JobSettings
+from tests.archives import picture
+from tests.fakes import NearestEngine
+from tests.machines import FolderMachine
 
 
 @dataclass
@@ -77,13 +91,20 @@ class Box:
             self.done += 1
             if stop.requested:
                 return
-            yield PageFailed(row_id=task.row_id, source=task.source, kind=self.device, reason="")
+            yield upscaled(task.row_id, self.device)
 
     def busy(self) -> dict[str, float]:
         return {"decode": 0.5 if self.device == "A" else 1.0}
 
     async def close(self) -> None:
         self.closed = True
+
+
+def upscaled(row_id: int, device: str) -> PageUpscaled:
+    return PageUpscaled(
+        row_id=row_id, source_sha256="", width=1, height=1, output_width=1, output_height=1, data=b"", sha256="",
+        notes=(device,),
+    )  # fmt: skip
 
 
 async def tasks_of(count: int) -> AsyncIterator[PageTask]:
@@ -109,8 +130,9 @@ def run(
     pages: int,
     stop: StopRequest | None = None,
     tasks: AsyncIterator[PageTask] | None = None,
+    events: list[Event] | None = None,
 ) -> Ended:
-    events: list[Event] = []
+    events = [] if events is None else events
 
     async def work() -> Ended:
         executor = SeveralExecutor(boxes)
@@ -167,8 +189,34 @@ def test_a_share_lasts_some_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(several, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     box = Timed()
     run({"box": box}, 600)
-    # Two seconds a page.
-    assert [len(share) for share in box.shares] == [FIRST_PAGES, 120, 120, 120, 120, 104]
+    # Two seconds a page. A share is at most four times as large as the last one: the first pages may be the smallest.
+    assert [len(share) for share in box.shares] == [FIRST_PAGES, 64, 120, 120, 120, 120, 40]
+
+
+def test_pages_that_fail_and_outputs_that_were_there_say_nothing_about_the_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Half(Box):
+        async def process(
+            self, tasks: AsyncIterator[PageTask], stop: StopRequest
+        ) -> AsyncGenerator[PageOutcome, None]:
+            async def looked_at() -> AsyncIterator[PageTask]:
+                async for task in tasks:
+                    if task.row_id in range(50, 80):
+                        self.activity.recovered.add(task.row_id)
+                    yield task
+
+            async for outcome in super().process(looked_at(), stop):
+                if outcome.row_id < 30:
+                    yield PageFailed(row_id=outcome.row_id, source="", kind="damaged", reason="")
+                else:
+                    yield outcome
+
+    monkeypatch.setattr(several, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    box = Half()
+    run({"box": box}, 200)
+    # The two that it computed show a rate. Of the third share, 30 are only fetched.
+    assert [len(share) for share in box.shares] == [16, 16, 64 + 30, 74]
 
 
 @pytest.mark.parametrize("fails_after", [0, 1, FIRST_PAGES - 1, FIRST_PAGES, FIRST_PAGES + 3])
@@ -177,11 +225,10 @@ def test_the_others_do_what_a_lost_machine_left(fails_after: int) -> None:
     ended = run(boxes, 5 * FIRST_PAGES)
     # Each page once.
     assert rows(ended) == list(range(5 * FIRST_PAGES))
-    assert (
-        sum(outcome.kind == "A" for outcome in ended.outcomes if isinstance(outcome, PageFailed))
-        == fails_after
-    )
-    assert ended.notes == ["lost takes no more pages: the machine is gone. The others go on."]
+    assert sum(
+        outcome.notes == ("A",) for outcome in ended.outcomes if isinstance(outcome, PageUpscaled)
+    ) == (fails_after)
+    assert ended.notes == ["lost takes no more pages: the machine is gone. The others go on: 1 of 2."]
     assert all(box.closed for box in boxes.values())
 
 
@@ -204,14 +251,19 @@ def test_a_machine_that_cannot_be_prepared_is_left_out() -> None:
 @pytest.mark.parametrize(
     "boxes",
     [
-        {"a": Box(fails_to_open=True), "b": Box(fails_to_open=True)},
-        {"a": Box(fails_after=3), "b": Box(fails_after=20)},
+        {"a": Box(fails_to_open=True), "b": Box(fails_to_open=True, error=RemoteError("the disk is full"))},
+        {"a": Box(fails_after=3), "b": Box(fails_after=20, error=RemoteError("the disk is full"))},
     ],
     ids=["at the start", "later"],
 )
-def test_without_any_machine_it_ends_with_the_first_error(boxes: dict[str, Box]) -> None:
-    with pytest.raises(RemoteError, match="the machine is gone"):
-        run(boxes, 100)
+def test_without_any_machine_it_ends_with_the_last_error(boxes: dict[str, Box]) -> None:
+    events: list[Event] = []
+    # Each error is told once: that of a machine was a note, if others were left.
+    with pytest.raises(RemoteError, match="the disk is full"):
+        run(boxes, 100, events=events)
+    (told,) = [event.text for event in events if isinstance(event, Note)]
+    assert "a takes no more pages: the machine is gone." in told
+    assert ("go on" in told) is not boxes["a"].fails_to_open
     assert all(box.closed for box in boxes.values())
 
 
@@ -261,3 +313,63 @@ def test_stages_are_averaged() -> None:
         executor.open(settings, model="", fingerprint="", spending=None, on_progress=lambda event: None)
     )
     assert executor.busy() == {"decode": 0.75}
+
+
+def test_outputs_of_an_earlier_command_are_fetched_and_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One machine did a job alone, and nobody fetched its outputs; now it has help."""
+    monkeypatch.setattr(several, "FIRST_PAGES", 3)
+    (weights := tmp_path / "any.safetensors").write_bytes(b"weights")
+    settings = JobSettings(
+        input=tmp_path / "in", output=tmp_path / "out", model=str(weights), workers=2, scale=2.0
+    )
+    pages = [picture(number, (24, 32)) for number in range(12)]
+    recovered: set[int] = set()
+
+    until = time.monotonic() + 60
+
+    def wait(batch: Batch) -> None:
+        # The other machine looks at its pages meanwhile.
+        while len(recovered) < 5 and time.monotonic() < until:
+            time.sleep(0.01)
+
+    engines = NearestEngine(), NearestEngine(wait)
+    hosts = [FolderMachine(tmp_path / str(number), engine) for number, engine in enumerate(engines)]
+
+    def computed() -> int:
+        return sum(shape[0] for engine in engines for shape in engine.batches)
+
+    async def tasks(count: int) -> AsyncIterator[PageTask]:
+        for row_id, page in enumerate(pages[:count]):
+
+            async def read(page: bytes = page) -> SourceBytes:
+                return SourceBytes(page)
+
+            yield PageTask(row_id=row_id, source=f"{row_id}.png", format="png", extension="png", read=read)
+
+    async def process(executor: Executor, count: int) -> list[PageOutcome]:
+        await executor.open(
+            settings, model="", fingerprint="f", spending=None, on_progress=lambda event: None
+        )
+        try:
+            return [outcome async for outcome in executor.process(tasks(count), StopRequest())]
+        finally:
+            await executor.close()
+
+    asyncio.run(process(RemoteExecutor(RemoteOptions(hosts[0], poll=0.1)), 8))
+    before = computed()
+    hosts[0].sent.clear()
+    both = SeveralExecutor(
+        {host.folder.name: RemoteExecutor(RemoteOptions(host, poll=0.1, in_shares=True)) for host in hosts}
+    )
+    both.activity.recovered = recovered
+    outcomes = asyncio.run(process(both, 12))
+    for host in hosts:
+        host.wait()
+    assert sorted(outcome.row_id for outcome in outcomes) == list(range(12))
+    assert all(isinstance(outcome, PageUpscaled) for outcome in outcomes)
+    # The other machine may have taken its first share from them.
+    assert len(recovered) >= 8 - 3
+    assert computed() - before == 12 - len(recovered)
+    assert len(hosts[0].sent) <= 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,9 +16,12 @@ from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.commands import rented
-from comic_upscale.commands.rent_environment import rent_records
+from comic_upscale.commands.rent_environment import open_providers, rent_records
+from comic_upscale.commands.ssh_options import SshOptions
+from comic_upscale.errors import ProviderError
 from comic_upscale.provisioning.base import RentedMachine, new_name
 from comic_upscale.provisioning.ending import ending
+from comic_upscale.provisioning.lifecycle import RentPlan
 from comic_upscale.provisioning.registry import PROVIDERS
 from tests.provisioning.clouds import KEY, Cloud
 
@@ -152,6 +156,45 @@ def test_the_first_signal_waits_while_a_machine_is_ended(monkeypatch: pytest.Mon
         signal.raise_signal(signal.SIGINT)
         done.append("never")
     assert done == ["ended"]
+
+
+def test_the_third_signal_counts_over_all_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    with pytest.raises(typer.Exit), rented.end_before_a_signal_does():
+        try:
+            with rented.end_before_a_signal_does():
+                signal.raise_signal(signal.SIGINT)
+        finally:
+            with ending():
+                signal.raise_signal(signal.SIGINT)
+                assert left == []
+                signal.raise_signal(signal.SIGINT)
+    assert left == [128 + signal.SIGINT]
+
+
+def test_each_machine_that_cannot_be_ended_is_told(
+    runpod: Cloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = iter(("one", "two"))
+
+    def rent(plan: RentPlan, *_: object) -> rented.Rental:
+        ssh = SshOptions(host="nobody.example")
+        return rented.Rental(providers[0], next(names), 1.0, ssh, rent_records())
+
+    def fail(provider: object, name: str, *_: object, **__: object) -> None:
+        raise ProviderError(f"{name} could NOT be ended")
+
+    monkeypatch.setattr(rented, "rent", rent)
+    monkeypatch.setattr(rented, "end_machine", fail)
+    providers = open_providers("runpod")
+    with (
+        pytest.raises(ProviderError, match="one could NOT be ended"),
+        rented.rent_machine(providers, [], rented.RentOptions(), {}),
+        rented.rent_machine(providers, [], rented.RentOptions(), {}),
+    ):
+        pass
+    assert "two could NOT be ended" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,13 @@ from comic_upscale.execution.base import PageOutcome, PageTask, PageUpscaled, So
 from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.ray.page_server import PageClient, PageServerAddress
 from comic_upscale.execution.stop import StopRequest
-from comic_upscale.execution.worker_protocol import VERSION, error_fields, outcome_fields
+from comic_upscale.execution.worker_protocol import (
+    TELL_SECONDS,
+    VERSION,
+    error_fields,
+    outcome_fields,
+    within_fields,
+)
 from comic_upscale.library.page_rules import with_models
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.places import Place, is_bucket, place_of
@@ -144,6 +150,14 @@ class PageActor:
             return self._answer(failed_page(task.row_id, task.source, error))[0]
         except ComicUpscaleError as error:
             return error_fields(error)
+
+    async def tell(self, told: list[list[Any]]) -> list[list[Any]]:
+        """Return what is done of the pages in progress, by row id, once it is not what was told before."""
+        while True:
+            within = [] if self._executor is None else within_fields(self._executor.activity.within)
+            if within != told:
+                return within
+            await asyncio.sleep(TELL_SECONDS)
 
     async def stop(self) -> None:
         """Let the pages that have reached the engines finish, and drop the others."""

@@ -109,6 +109,7 @@ class RayExecutor:
             await asyncio.to_thread(_delete_old, self._stored)
         self._pool = ActorPool(self._options, setup, with_gpus=settings.device != "cpu")
         on_progress(Preparing(what=f"loading {model} on the cluster"))
+        self.activity.within = self._pool.within
         self._pool.open()
         first = await self._pool.wait_for_first(lambda what: on_progress(Preparing(what=what)))
         del first

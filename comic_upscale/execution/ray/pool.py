@@ -12,15 +12,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError, SettingsError
 from comic_upscale.execution.base import ExecutorInfo
 from comic_upscale.execution.ray.actor import ActorSetup, PageActor
 from comic_upscale.execution.ray.options import RayOptions
-from comic_upscale.execution.worker_protocol import error_of
+from comic_upscale.execution.worker_protocol import error_of, within_of
+from comic_upscale.ledger.records import PageProgress
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +178,8 @@ class ActorPool:
         self._failures = 0
         self._last_info: ExecutorInfo | None = None
         self.actors: list[Actor] = []
+        self.within: dict[int, PageProgress] = {}
+        """What the actors have done of their pages, by row id."""
         self.changed = asyncio.Event()
         """Set when an actor has come or gone."""
         self.failure: ComicUpscaleError | None = None
@@ -304,13 +308,34 @@ class ActorPool:
                     self.failure = error_of(found)
             else:
                 info = ExecutorInfo(**{**found, "warnings": tuple(found["warnings"])})
-                self.actors.append(Actor(handle, node, info, slots=2 * threads + 2))
+                actor = Actor(handle, node, info, slots=2 * threads + 2)
+                self.actors.append(actor)
+                self._run(partial(self._listen, actor))
             self.changed.set()
             return
         self.changed.set()
         # The next one goes somewhere else, or to the same node once it is well again.
         await asyncio.sleep(0.2)
         self._run(self._fill_soon)
+
+    async def _listen(self, actor: Actor) -> None:
+        """Keep up with what an actor has done of its pages, until it is gone. With most engines it never answers."""
+        told: list[list[Any]] = []
+        within: dict[int, PageProgress] = {}
+        try:
+            while True:
+                told = await actor.handle.tell.remote(told)
+                self._forget(within)
+                within = within_of(told)
+                self.within.update(within)
+        except Exception as error:
+            log.debug("an actor tells no more: %s", error)
+        finally:
+            self._forget(within)
+
+    def _forget(self, pages: Iterable[int]) -> None:
+        for row_id in pages:
+            self.within.pop(row_id, None)
 
     async def _fill_soon(self) -> None:
         await asyncio.sleep(0)

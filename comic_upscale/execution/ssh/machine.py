@@ -5,8 +5,8 @@
     BASE/environments/KEY/    Python with exactly this version of the package
     BASE/weights/KEY/         the weights
     BASE/images/              names of images that were loaded from a file
-    BASE/jobs/NAME/           one job: input/, output/ with its ledger, settings.json, run.log, run.pid, run.exit, and
-                              python.sh, which is our Python, in an environment or in a container
+    BASE/jobs/NAME/           one job: input/, output/ with its ledger, settings.json, run.log, run.pid, run.exit,
+                              used_by.COMMAND, and python.sh, which is our Python, in an environment or in a container
 
 Every step may be repeated. So a lost connection can be retried, and the same command does no work twice.
 """
@@ -71,6 +71,7 @@ class Machine:
         resources: resource settings for the run there, as JSON by the names of `ResourceSettings`; the machine uses
             its own defaults for the rest.
         may_be_starting: whether the first connection is retried, too, if nothing answers at the address.
+        command: the same for all machines of one command, which must not share a folder.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Machine:
         container: str | Path | None = None,
         resources: Mapping[str, Any] | None = None,
         may_be_starting: bool = True,
+        command: str = "",
     ) -> None:
         self._link = Link(connect, retry, may_be_starting=may_be_starting)
         self._uploader = Uploader(self._link)
@@ -97,6 +99,8 @@ class Machine:
         self._run_arguments: list[str] = []
         self._since = ""
         self._key = ""
+        self._token = secrets.token_hex(8)
+        self._command = command or self._token
 
     def connect(self) -> None:
         """Connect and log in, unless there is a connection; this runs no command."""
@@ -147,6 +151,7 @@ class Machine:
             raise RemoteError(f"{self.name} does not meet the requirements: {'; '.join(errors)}")
         self._install(report)
         self.open_job(self._find_job(fingerprint, settings))
+        self._claim_job()
         self._put_python()
         model, folder = send_weights(self._uploader, self.base(), weights)
         folders, names = {folder}, dict[str, str]()
@@ -419,6 +424,19 @@ class Machine:
         python = ["sh", f"{self._job}/python.sh"] if self._key else [self._given_python or "python3"]
         return shlex.join([*python, "-I", "-S", "-c", script, self._job])
 
+    def _claim_job(self) -> None:
+        """Make the folder of the job.
+
+        Raises:
+            RemoteError: another machine of this command has it.
+        """
+        used_by = self._link.check(self._fill(scripts.CLAIM, command=self._command, token=self._token))
+        if used_by.decode(errors="replace").strip() != self._token:
+            raise RemoteError(
+                f"{self.name} has the folder {self.base()} in common with another machine of this command: it is the "
+                "same machine, or both share a disk. Name it once, or choose a --remote-dir on a disk of its own"
+            )
+
     def _put_python(self) -> None:
         """Write the script that starts our Python into the folder of the job, for later commands too."""
         script = (
@@ -427,8 +445,7 @@ class Machine:
             else self._container.python_script(self._python())
         )
         self._link.check(
-            f"mkdir -p {shlex.quote(self._job)} && cd {shlex.quote(self._job)} && cat >python.sh.new && "
-            "mv python.sh.new python.sh",
+            f"cd {shlex.quote(self._job)} && cat >python.sh.new && mv python.sh.new python.sh",
             feed=lambda: [script.encode()],
         )
 

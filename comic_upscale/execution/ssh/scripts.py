@@ -45,6 +45,16 @@ echo
 if [ -f @LEDGER@ ]; then exec sh python.sh -m comic_upscale remote listing --ledger @LEDGER@ --since "$since"; fi
 """
 
+# Whoever creates the file of a command has the folder for it. Files of other commands are of no more use.
+CLAIM = r"""
+set -e
+mkdir -p @JOB@
+cd @JOB@
+for file in used_by.*; do [ "$file" = used_by.@COMMAND@ ] || rm -f -- "$file"; done
+(set -C && echo @TOKEN@ >used_by.@COMMAND@) 2>/dev/null || true
+cat used_by.@COMMAND@
+"""
+
 PYTHON = """
 XDG_STATE_HOME=@BASE@/state XDG_CACHE_HOME=@BASE@/cache
 export XDG_STATE_HOME XDG_CACHE_HOME

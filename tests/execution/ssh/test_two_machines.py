@@ -102,6 +102,18 @@ def test_a_machine_that_is_named_twice_is_refused(
     assert (code, "--rent" in err) == (2, True), err
 
 
+def test_a_machine_under_two_names_is_left_out(
+    box: Box, remote: Invoke, asked: list[object], tmp_path: Path
+) -> None:
+    """Its names do not show it: another host name, or a folder that both see."""
+    one = (box.folder / "ssh_config").read_text()
+    two = one.replace("Host box", "Host two").replace("127.0.0.1", "localhost")
+    (tmp_path / "both").write_text(one.replace("Host box", "Host one") + two)
+    code, out, err = remote("upscale", *asked, "--remote-dir", box.base, "--accept-new-host-key")
+    assert (code, "in common with another machine of this command" in out + err) == (0, True), err
+    assert len(list((tmp_path / "out").glob("*.png"))) == PAGES
+
+
 def test_several_machines_are_rented_for_a_job_and_all_are_ended(
     cloud: Cloud,
     asked_of_rented: list[str],
@@ -117,8 +129,9 @@ def test_several_machines_are_rented_for_a_job_and_all_are_ended(
     values = {"input": tmp_path / "pages", "output": tmp_path / "out"}
     RentedUpscale("runpod:4090", RentOptions(), ssh, 3).run(values, use)
     (names, price, billed) = used.pop()
-    hours = [record.hour for record in rent_records().all()]
-    assert (len(set(names)), price, billed) == (3, pytest.approx(sum(hours)), 3)
+    hours = [record.hour or 0.0 for record in rent_records().all()]
+    assert (len(set(names)), billed) == (3, 3)
+    assert price == pytest.approx(sum(hours))
     assert (len(hours), cloud.machines) == (3, {})
     # None has the whole budget.
     RentedUpscale("runpod:4090", RentOptions(budget=60, max_hours=720), ssh, 3).run(values, use)
