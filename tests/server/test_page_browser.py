@@ -481,6 +481,7 @@ def test_every_page_fits_and_says_nothing_on_the_console(
         "/users/root",
         "/keys",
         "/audit",
+        "/log",
         "/settings",
         "/system",
     )
