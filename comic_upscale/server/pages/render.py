@@ -36,6 +36,8 @@ NOTICES: Mapping[str, str] = {
     "deleted": "The job is deleted.",
     "drained": "The worker takes no new job. It ends after those that it runs.",
     "ended": "The session has ended.",
+    "factor": "The second factor is on. Each sign-in now needs a code of the app.",
+    "factor-ended": "The second factor is off.",
     "password": "The password is changed. All other sessions have ended.",
     "queued": "The job is queued.",
     "queue": "The queue is changed.",
