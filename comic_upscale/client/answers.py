@@ -98,6 +98,28 @@ def read_job(answer: Mapping[str, Any]) -> Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A link that shows a job to anybody who has it."""
+
+    url: str
+    """The address, or its path on the pages of the server, if the server does not know its own address."""
+    expires_at: str
+    """When it ends, in ISO 8601 and UTC."""
+
+
+def read_share(answer: Mapping[str, Any]) -> Share:
+    """Return a link from the answer of the server.
+
+    Raises:
+        ClientError: this is none.
+    """
+    try:
+        return Share(url=answer["url"] or answer["path"], expires_at=answer["expires_at"])
+    except (KeyError, TypeError) as error:
+        raise ClientError(f"this is no answer of a comic-upscale server: {error!r} is missing") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """A watched folder of the server."""
 

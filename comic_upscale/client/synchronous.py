@@ -16,6 +16,7 @@ from comic_upscale.client.answers import (
     ClientError,
     Job,
     JobFailed,
+    Share,
     Status,
     Watch,
     broken_download,
@@ -29,6 +30,7 @@ from comic_upscale.client.answers import (
     read_answer,
     read_error,
     read_job,
+    read_share,
     read_watch,
     wait_before_retry,
     watch_url,
@@ -179,6 +181,24 @@ class Client:
     def delete(self, job: Job | str) -> None:
         """Delete a job that has ended, with its files; errors as for `upload`."""
         self._call(lambda: self._http.delete(f"/api/v1/jobs/{job_id_of(job)}"))
+
+    def again(self, job: Job | str, **options: object) -> Job:
+        """Run a job that has ended again as a new job over the same files, and return that; errors as for `upload`.
+
+        A connection that breaks is tried again; the server makes one job of all tries.
+
+        Args:
+            job: the job or its id.
+            options: fields of an upload that differ; the others stay.
+        """
+        url, body = f"/api/v1/jobs/{job_id_of(job)}/again", {"options": form_fields(options)}
+        key = {"Idempotency-Key": str(uuid.uuid4())}
+        return read_job(self._call(lambda: self._http.post(url, json=body, headers=key)))
+
+    def share(self, job: Job | str) -> Share:
+        """Return a link that shows a job to others for seven days, without an account; errors as for `upload`."""
+        url = f"/api/v1/jobs/{job_id_of(job)}/share"
+        return read_share(self._call(lambda: self._http.post(url)))
 
     def estimate(self, pages: Sequence[Mapping[str, int]], **options: object) -> Mapping[str, Any]:
         """Return what a job would take: see ``POST /api/v1/estimates``; errors as for `upload`.

@@ -15,6 +15,7 @@ import typer
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.server_logging import LOG, LogOptions, set_up_server_logging
 from comic_upscale.commands.worker import WORKER, run_worker
+from comic_upscale.server.recent_log import RecentLog
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions, pick
 
@@ -38,7 +39,8 @@ def serve(given: Given, log: Given) -> None:
     )
 
     settings = server_settings(given.values())
-    set_up_server_logging(LogOptions(**log.values()), settings)
+    recent_log = RecentLog()
+    set_up_server_logging(LogOptions(**log.values()), settings, recent_log)
     say_what_has_no_effect()
     if settings.role == "worker":
         run_worker(settings)
@@ -55,6 +57,7 @@ def serve(given: Given, log: Given) -> None:
         on_ready=lambda addresses: _announce(settings, addresses),
         quoting=Quoting(rates_folder(), own_prices()),
         weights_check=_weights_check(settings),
+        recent_log=recent_log,
     )
     if number:
         raise typer.Exit(128 + number)

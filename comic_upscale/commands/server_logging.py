@@ -19,6 +19,7 @@ from annotated_types import Ge
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.server.log_context import AddContext
+from comic_upscale.server.recent_log import RecentLog
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.limits import parse_bytes
 from comic_upscale.settings.options import Opt, check, definitions
@@ -182,13 +183,26 @@ def make_handlers(options: LogOptions, secrets: Collection[str] = ()) -> list[lo
     return handlers
 
 
-def set_up_server_logging(options: LogOptions, settings: ServerSettings) -> None:
+def set_up_server_logging(
+    options: LogOptions, settings: ServerSettings, recent: RecentLog | None = None
+) -> None:
     """Log to standard error, and to a file if there is one.
+
+    Args:
+        options: of the log.
+        settings: of the server.
+        recent: keeps the last lines, too; None for nobody.
 
     Raises:
         SettingsError: as `make_handlers`.
     """
+    secrets = secrets_of(settings)
+    handlers = make_handlers(options, secrets)
+    if recent is not None:
+        recent.setFormatter(TextLines(secrets))
+        recent.addFilter(AddContext())
+        handlers.append(recent)
     level = logging.INFO if options.verbose else logging.WARNING
-    logging.basicConfig(level=level, handlers=make_handlers(options, secrets_of(settings)))
+    logging.basicConfig(level=level, handlers=handlers)
     for name in ("PIL", "alembic", "libarchive", "uvicorn"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -108,8 +108,9 @@ def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:
     if worker_id is not None:
         threading.Thread(target=_stop_at_end_of_input, args=(stop,), name="server-alive", daemon=True).start()
     options = WorkerOptions(
-        worker_id=worker_id or new_id(), defaults=job_defaults(settings), state_folder=state_folder()
-    )
+        worker_id=worker_id or new_id(), is_own=worker_id is not None, defaults=job_defaults(settings),
+        state_folder=state_folder(),
+    )  # fmt: skip
     with stop_on_signals(stop) as received:
         work(settings, options, stop)
     if received and worker_id is None:

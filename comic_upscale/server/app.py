@@ -18,6 +18,7 @@ from comic_upscale.server.api import (
     admin_jobs,
     admin_offered,
     admin_server,
+    admin_workers,
     auth,
     catalogue,
     compat_a1111,
@@ -26,6 +27,7 @@ from comic_upscale.server.api import (
     downloads,
     events,
     health,
+    job_actions,
     jobs,
     opds,
     openapi,
@@ -96,8 +98,9 @@ def _routes() -> tuple[BaseRoute, ...]:
     """
     # "/jobs/events" comes before "/jobs/{job_id}".
     topics = (
-        uploads, resumable, trials, events, jobs, downloads, catalogue, auth, totp, admin, admin_jobs, admin_offered,
-        admin_server, watches, health, compat_convert, compat_a1111, compat_wishes, opds, openapi,
+        uploads, resumable, trials, events, jobs, job_actions, downloads, catalogue, auth, totp, admin, admin_jobs,
+        admin_offered, admin_server, admin_workers, watches, health, compat_convert, compat_a1111, compat_wishes, opds,
+        openapi,
     )  # fmt: skip
     return tuple(route for topic in topics for route in topic.router.routes)
 

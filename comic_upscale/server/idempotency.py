@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,37 +50,60 @@ def create_once(
         KeyReusedError: the key came with another request.
         QuotaError: the user has sent as much as allowed.
     """
-    # Without accounts, keys of different people must not meet.
-    owner = f"{account.user_id}:{account.address}"[:64] if account.is_anonymous else account.user_id
-    if key is not None:
-        old = sa.delete(idempotency).where(
-            idempotency.c.owner == owner,
-            idempotency.c.key == key,
-            idempotency.c.created_at < now_ms() - KEEP_MS,
-        )
-        connection.execute(old)
-        found = (
-            connection.execute(
-                sa.select(idempotency.c.request_hash, jobs_table)
-                .join(jobs_table, jobs_table.c.id == idempotency.c.job_id)
-                .where(idempotency.c.owner == owner, idempotency.c.key == key)
-            )
-            .mappings()
-            .first()
-        )
-        if found is not None:
-            if found["request_hash"] != request_hash:
-                raise KeyReusedError("this Idempotency-Key was used for another request: choose a new one")
-            return Answer(accepted(connection, found), is_repeated=True)
+    earlier = find_job(connection, account, key, request_hash)
+    if earlier is not None:
+        return Answer(accepted(connection, earlier), is_repeated=True)
     check_quotas(connection, account, new.received.size)
     row = jobs.create_job(connection, account, new)
+    remember(connection, account, key, request_hash, row["id"])
+    return Answer(accepted(connection, row), is_repeated=False)
+
+
+def find_job(
+    connection: Connection, account: Account, key: str | None, request_hash: str
+) -> Mapping[str, Any] | None:
+    """Return the row of the job that the account created with a key in the last 24 hours; None if there is none.
+
+    Arguments and errors as for `create_once`.
+    """
+    if key is None:
+        return None
+    owner = _owner(account)
+    old = sa.delete(idempotency).where(
+        idempotency.c.owner == owner,
+        idempotency.c.key == key,
+        idempotency.c.created_at < now_ms() - KEEP_MS,
+    )
+    connection.execute(old)
+    found = (
+        connection.execute(
+            sa.select(idempotency.c.request_hash, jobs_table)
+            .join(jobs_table, jobs_table.c.id == idempotency.c.job_id)
+            .where(idempotency.c.owner == owner, idempotency.c.key == key)
+        )
+        .mappings()
+        .first()
+    )
+    if found is not None and found["request_hash"] != request_hash:
+        raise KeyReusedError("this Idempotency-Key was used for another request: choose a new one")
+    return None if found is None else dict(found)
+
+
+def remember(
+    connection: Connection, account: Account, key: str | None, request_hash: str, job_id: str
+) -> None:
+    """Record which job a request with a key made; arguments as for `create_once`."""
     if key is not None:
         connection.execute(
             sa.insert(idempotency).values(
-                owner=owner, key=key, request_hash=request_hash, job_id=row["id"], created_at=now_ms()
+                owner=_owner(account), key=key, request_hash=request_hash, job_id=job_id, created_at=now_ms()
             )
         )
-    return Answer(accepted(connection, row), is_repeated=False)
+
+
+def _owner(account: Account) -> str:
+    # Without accounts, keys of different people must not meet.
+    return f"{account.user_id}:{account.address}"[:64] if account.is_anonymous else account.user_id
 
 
 def accepted(connection: Connection, row: Any) -> dict[str, Any]:

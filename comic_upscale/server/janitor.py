@@ -189,7 +189,9 @@ def _delete_old_rows(connection: Connection) -> None:
     queue.set_aside(connection)
     connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now_ms() - KEEP_MS))
     connection.execute(sa.delete(sessions).where(sessions.c.expires_at < now_ms()))
-    connection.execute(sa.delete(workers).where(workers.c.ended_at < now_ms() - WORKERS_KEPT_MS))
+    # A server whose worker is drained must not forget that.
+    old = workers.c.ended_at < now_ms() - WORKERS_KEPT_MS, workers.c.drained_at.is_(None)
+    connection.execute(sa.delete(workers).where(*old))
 
 
 def _delete_old_states(connection: Connection) -> list[str]:

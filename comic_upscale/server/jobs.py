@@ -135,6 +135,7 @@ def list_jobs(
     before: tuple[int, str] | None = None,
     limit: int = 50,
     everyone: bool = False,
+    owner_id: str | None = None,
 ) -> list[Mapping[str, Any]]:
     """Return jobs, the latest first.
 
@@ -145,10 +146,13 @@ def list_jobs(
         before: time and id of the last job of the page before this one.
         limit: the most jobs.
         everyone: jobs of all users, for administrators.
+        owner_id: of all users, only jobs of this one.
     """
     wanted: list[sa.ColumnElement[bool]] = []
     if not everyone:
         wanted.append(jobs.c.owner_id == account.user_id)
+    elif owner_id is not None:
+        wanted.append(jobs.c.owner_id == owner_id)
     if status is not None:
         wanted.append(jobs.c.status == status)
     if before is not None:

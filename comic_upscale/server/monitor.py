@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import ComicUpscaleError, DatabaseError
-from comic_upscale.server import health, queue
+from comic_upscale.server import health, queue, workers
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.ids import new_id
@@ -220,4 +220,6 @@ def _why_stuck(connection: Connection, jobs_per_user: int) -> str | None:
         return None
     if health.online_workers(connection):
         return "jobs wait, and no worker takes one"
+    if workers.any_drained(connection):
+        return "jobs wait, and the workers are drained: start them again on the page Workers"
     return "jobs wait, and no worker is online"

@@ -87,6 +87,8 @@ class RegisteredModel:
     is_default: bool = False
     is_demoted: bool = False
     """Whether requests may no longer choose it."""
+    note: str = ""
+    """What administrators say about it, for whoever chooses a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +131,7 @@ def read_offered(connection: Connection) -> Offered:
     registered = {
         row["name"]: RegisteredModel(
             name=row["name"], sha256=row["sha256"], storage_key=row["storage_key"], is_default=row["is_default"],
-            is_demoted=row["demoted_at"] is not None,
+            is_demoted=row["demoted_at"] is not None, note=row["note"] or "",
         )
         for row in connection.execute(sa.select(models).order_by(models.c.name)).mappings()
     }  # fmt: skip
@@ -208,6 +210,17 @@ def demote(connection: Connection, name: str, *, is_demoted: bool) -> bool:
     if is_demoted:
         values["is_default"] = False
     connection.execute(sa.update(models).where(models.c.name == name).values(**values))
+    return True
+
+
+def set_note(connection: Connection, name: str, note: str) -> bool:
+    """Set what is said about a model where one is chosen, and return whether there is such a model.
+
+    An empty text removes it.
+    """
+    if _ensure(connection, name) is None:
+        return False
+    connection.execute(sa.update(models).where(models.c.name == name).values(note=note.strip() or None))
     return True
 
 

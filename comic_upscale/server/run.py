@@ -22,6 +22,7 @@ from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.mail import Mailer
 from comic_upscale.server.outbox import Deliver, Outbox, Webhooks
 from comic_upscale.server.protocol import loop_factory, protocol_options
+from comic_upscale.server.recent_log import RecentLog
 from comic_upscale.server.resumable import unlock_all
 from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
@@ -56,6 +57,7 @@ def serve(
     on_ready: Callable[[Addresses], None],
     quoting: Quoting | None = None,
     weights_check: WeightsCheck | None = None,
+    recent_log: RecentLog | None = None,
 ) -> int:
     """Serve until a signal, and return the number of the second signal, or 0 after a clean stop.
 
@@ -68,6 +70,7 @@ def serve(
         on_ready: called once the ports are open.
         quoting: prices and measurements of this machine, for estimates.
         weights_check: checks weights that administrators upload.
+        recent_log: the lines that the server logged last; None where nobody keeps them.
 
     Raises:
         SettingsError: a port is taken, an address cannot be used, or the system is Windows.
@@ -76,7 +79,10 @@ def serve(
     """
     make_folder(settings.data)
     with only_server(settings):
-        services = replace(open_services(settings), quoting=quoting, weights_check=weights_check)
+        services = replace(
+            open_services(settings), quoting=quoting, weights_check=weights_check,
+            recent_log=recent_log or RecentLog(),
+        )  # fmt: skip
         try:
             if services.database.is_sqlite:
                 services.database.write(unlock_all)

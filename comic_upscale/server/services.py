@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.engine import Connection
@@ -23,6 +23,7 @@ from comic_upscale.server.metrics import Metrics
 from comic_upscale.server.monitor import Monitor
 from comic_upscale.server.passwords import Passwords, check_password
 from comic_upscale.server.rates import Rates
+from comic_upscale.server.recent_log import RecentLog
 from comic_upscale.server.secret import load_secrets
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage import open_files
@@ -69,6 +70,8 @@ class Services:
     """The user that owns uploads without an account."""
     environment_id: str | None
     """The user of the key from the environment; None without such a key."""
+    recent_log: RecentLog = field(default_factory=RecentLog)
+    """The lines that the server logged last."""
     setup_token: str | None = None
     """Lets whoever has it create the first administrator; None if there is one, or a password for one."""
     supervisor: Supervisor | None = None

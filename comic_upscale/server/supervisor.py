@@ -58,7 +58,7 @@ class WorkerCommand:
 
 
 class Supervisor:
-    """Keeps one worker running while there is work.
+    """Keeps one worker running while there is work, unless its worker is drained.
 
     Args:
         settings: of the server.
@@ -68,6 +68,7 @@ class Supervisor:
 
     def __init__(self, settings: ServerSettings, database: Database, command: WorkerCommand) -> None:
         self._settings, self._database, self._command = settings, database, command
+        self._home = workers.home_of(settings)
         self._wake = asyncio.Event()
         self._child: asyncio.subprocess.Process | None = None
         self._stopping = False
@@ -123,14 +124,15 @@ class Supervisor:
         return bool(await self._quietly(self._look))
 
     async def _look(self) -> bool:
-        """Return whether there is work, and settle the jobs that no worker will take again."""
+        """Return whether there is work for a worker, and settle the jobs that no worker will take again."""
         if await self._database.read_async(queue.has_abandoned):
             await self._database.write_async(queue.set_aside)
-        started = self._settings
-        return await self._database.read_async(
-            lambda connection: queue.has_work(
-                connection, jobs_per_user=effective(connection, started).jobs_per_user
-            )
+        return await self._database.read_async(self._may_start)
+
+    def _may_start(self, connection: Connection) -> bool:
+        limit = effective(connection, self._settings).jobs_per_user
+        return queue.has_work(connection, jobs_per_user=limit) and not workers.is_drained(
+            connection, home=self._home
         )
 
     async def _run_worker(self) -> None:

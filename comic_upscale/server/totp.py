@@ -25,6 +25,12 @@ def is_active(user: Mapping[str, Any]) -> bool:
     return (user["totp_secret"] or "").startswith(_ACTIVE)
 
 
+def state_of(connection: Connection, user_id: str) -> str | None:
+    """Return ``active``, or ``pending`` before the first code; None without a second factor."""
+    stored = connection.scalar(sa.select(users.c.totp_secret).where(users.c.id == user_id))
+    return None if stored is None else str(stored).partition(":")[0]
+
+
 def begin(connection: Connection, user_id: str, name: str) -> tuple[str, str]:
     """Give a user a secret that counts from its first code on; return it, and the address for a QR code."""
     secret = pyotp.random_base32()

@@ -1,9 +1,28 @@
-"""The GPUs of this machine, for the health report."""
+"""The GPUs of this machine, and what this process uses, for the health report and the page of workers."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
+
+import psutil
+
+
+class OwnUsage:
+    """The memory and the processor time of this process."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        # The first call has nothing to compare with.
+        self._process.cpu_percent()
+
+    def memory(self) -> int:
+        """Return the bytes of memory that this process uses."""
+        return int(self._process.memory_info().rss)
+
+    def cores(self) -> float:
+        """Return how many cores were busy with this process on average since the last call."""
+        return float(self._process.cpu_percent()) / 100
 
 
 def describe_gpus() -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from comic_upscale.server.overrides import effective
 from comic_upscale.server.services import open_database
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage import open_files
-from comic_upscale.worker.devices import describe_gpus
+from comic_upscale.worker.devices import OwnUsage, describe_gpus
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
 from comic_upscale.worker.listen import SocketWorker
@@ -53,6 +53,8 @@ class WorkerOptions:
     """What a worker needs besides the settings of the server."""
 
     worker_id: str
+    is_own: bool = False
+    """Whether a server starts it, which then decides whether it is started again."""
     defaults: Mapping[str, Any]
     """Options of every job on this machine: ``workers``, ``weights_folders``, ``weights_cache``."""
     state_folder: Path
@@ -90,6 +92,7 @@ class _Worker:
     ) -> None:
         self._settings, self._stop, self._database = settings, stop, database
         self._id = options.worker_id
+        self._home = workers.home_of(settings) if options.is_own else None
         self._engines = options.engines or EngineCache()
         self._main, *self._beside, self._reserve = (
             JobRunner(settings, options.defaults, options.state_folder, database, files, stop, self._engines)
@@ -97,6 +100,9 @@ class _Worker:
         )
         self._ended = threading.Event()
         self._is_idle = threading.Event()
+        """No lane looks for another job."""
+        self._is_drained = threading.Event()
+        self._usage = OwnUsage()
         self._lock = threading.Lock()
         self._active = 0
         self._idle_since = time.monotonic()
@@ -104,7 +110,7 @@ class _Worker:
     def run(self) -> None:
         # Of jobs that ended on other machines.
         delete_folders(self._database, self._settings.data / "work")
-        self._database.write(lambda connection: workers.register(connection, self._id))
+        self._database.write(lambda connection: workers.register(connection, self._id, self._home))
         signs = threading.Thread(target=self._give_signs, name="signs-of-life", daemon=True)
         signs.start()
         lanes = [
@@ -171,7 +177,7 @@ class _Worker:
 
         async def serve() -> None:
             serving = asyncio.ensure_future(socket_worker.serve(None))
-            while not serving.done() and not (self._stop.requested or self._is_idle.is_set()):
+            while not (serving.done() or self._may_end(socket_worker)):
                 if not socket_worker.idle_seconds:
                     # A run in progress keeps this process alive.
                     self._count(0)
@@ -188,6 +194,11 @@ class _Worker:
             # The jobs of the server matter more.
             log.exception("no run can use this worker over %s", path)
 
+    def _may_end(self, socket_worker: SocketWorker) -> bool:
+        """Return whether runs over the socket have to end. A drained worker finishes the run that it has."""
+        finishes_run = self._is_drained.is_set() and not socket_worker.idle_seconds
+        return self._stop.requested or (self._is_idle.is_set() and not finishes_run)
+
     def _count(self, change: int) -> None:
         """Count the jobs that run."""
         with self._lock:
@@ -203,6 +214,9 @@ class _Worker:
         started, own = self._settings, [job_id for job_id in self._running() if job_id is not None]
 
         def has_work(connection: Connection) -> bool:
+            if self._should_drain(connection):
+                self._drain()
+                return False
             limit = effective(connection, started).jobs_per_user
             return queue.has_work(
                 connection, jobs_per_user=limit, lanes=lanes, besides=own
@@ -213,6 +227,8 @@ class _Worker:
                 # Its jobs may have options that this version does not know, and would fail here for good.
                 self._stop.request(_OLD)
                 return None
+            if self._should_drain(connection):
+                return None
             limit = effective(connection, started).jobs_per_user
             return queue.claim(connection, self._id, jobs_per_user=limit, lanes=lanes, besides=own)
 
@@ -221,6 +237,16 @@ class _Worker:
         if self._stop.reason == _OLD:
             log.error("%s", _OLD)
         return claimed
+
+    def _should_drain(self, connection: Connection) -> bool:
+        return workers.is_drained(connection, worker_id=self._id, home=self._home)
+
+    def _drain(self) -> None:
+        """Let every lane end after the job that it runs."""
+        if not self._is_drained.is_set():
+            log.warning("drained: this worker takes no new job, and ends after those that it runs")
+            self._is_drained.set()
+            self._is_idle.set()
 
     def _running(self) -> list[str | None]:
         return [runner.job_id for runner in (self._main, *self._beside, self._reserve)]
@@ -241,6 +267,6 @@ class _Worker:
         page_done = any(has_new_page for _, has_new_page in states)
         sign = partial(
             workers.seen, worker_id=self._id, job_id=job_id, page_done=page_done, devices=describe_gpus(),
-            models=self._engines.models,
+            models=self._engines.models, memory=self._usage.memory(), cores=self._usage.cores(),
         )  # fmt: skip
         self._database.write(sign)

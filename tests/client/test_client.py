@@ -68,6 +68,9 @@ def test_the_asynchronous_client_does_the_same(server: RunningServer, tmp_path: 
             second = await client.fetch(done[1], tmp_path / "second.png")
             assert (await client.health())["status"] == "ok"
             assert (await client.estimate([{"width": 10, "height": 10}]))["pages"] == 1
+            again = await client.wait(await client.again(done[0], factor="1.5"), every=0.1)
+            assert again.raw["params"]["size"] == "scale 1.5"
+            assert (await client.share(done[0])).url.startswith("/shared/")
             canceled = await client.upload([page], factor=2)
             assert (await client.cancel(canceled)).raw["cancel_requested"]
             await client.delete(done[0])

@@ -12,7 +12,8 @@ from comic_upscale.server import queue
 from comic_upscale.server.app import create_app
 from comic_upscale.server.database.schema import audit
 from comic_upscale.server.services import Services
-from tests.server.conftest import client_of, make_key
+from comic_upscale.server.settings import ServerSettings
+from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.test_access import OTHER, PASSWORD, add_person, log_in
 from tests.server.test_queue import RESULT, taken
 from tests.server.test_uploads import PNG, left_over, send
@@ -191,3 +192,28 @@ def test_a_user_may_have_quotas(services: Services, boss: httpx.Client) -> None:
         boss.patch("/api/v1/admin/users/me", json={"pages_per_day": None})
         assert send(client).status_code == 202
     assert len(left_over(services)) == 3
+
+
+def test_jobs_of_one_user_are_listed(open_server: OpenServices, settings: ServerSettings) -> None:
+    """On each kind of database; a note on a model is in the list of models there, too."""
+    services = open_server(database=settings.database)
+    with client_of(services, make_key(services, "boss", "admin")) as boss:
+        first = send(boss).json()["job_id"]
+        with client_of(services, make_key(services, "me")) as me:
+            second = send(me).json()["job_id"]
+        listed = boss.get("/api/v1/admin/jobs", params={"owner": "me", "status": "queued"}).json()["jobs"]
+        assert [job["job_id"] for job in listed] == [second]
+        assert {job["job_id"] for job in boss.get("/api/v1/admin/jobs").json()["jobs"]} == {first, second}
+        unknown = boss.get("/api/v1/admin/jobs", params={"owner": "nobody"})
+        assert (unknown.status_code, unknown.json()["error"]["field"]) == (400, "owner")
+        note = {"note": "Best for old scans."}
+        assert boss.put("/api/v1/admin/models/comic-compact-x3/note", json=note).status_code == 200
+        assert boss.put("/api/v1/admin/models/none/note", json=note).status_code == 404
+        assert (
+            boss.put("/api/v1/admin/models/comic-compact-x3/note", json={"note": "x" * 501}).status_code
+            == 400
+        )
+        models = {model["name"]: model for model in boss.get("/api/v1/models").json()["models"]}
+        assert models["comic-compact-x3"]["note"] == note["note"]
+        assert models["comic-compact-x3"]["is_default"] is False
+        assert models["realesr-animevideov3"]["note"] == ""

@@ -7,16 +7,26 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comic_upscale.commands.server_logging import JsonLines, LogOptions, TextLines, make_handlers, secrets_of
+from comic_upscale.commands.server_logging import (
+    JsonLines,
+    LogOptions,
+    TextLines,
+    make_handlers,
+    secrets_of,
+    set_up_server_logging,
+)
 from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.server.log_context import job_id, logged_as, new_thread
+from comic_upscale.server.recent_log import LONGEST_LINE, MOST_LINES, RecentLog
+from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import WorkerCommand, _log_line
 from comic_upscale.worker.engines import EngineCache
@@ -24,6 +34,8 @@ from comic_upscale.worker.job import JobRunner
 from tests.conftest import draw
 from tests.fakes import NearestEngine
 from tests.server.conftest import OpenServices, client_of, make_key
+from tests.server.pages import pages_of, sign_in
+from tests.server.test_access import add_person
 from tests.server.test_queue import taken
 
 SECRETS = {
@@ -157,3 +169,55 @@ def test_a_worker_of_a_server_logs_json() -> None:
 
     command = _worker_command(ServerSettings(data=Path("data").absolute()))
     assert isinstance(command, WorkerCommand) and "--log-json" in command.arguments
+
+
+@pytest.fixture
+def recent(tmp_path: Path) -> Iterator[RecentLog]:
+    """The last lines of a server with secrets, as `serve` keeps them."""
+    recent = RecentLog()
+    settings = ServerSettings(data=tmp_path / "data", webhook_secret=SECRETS["webhook_secret"])
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers = []
+    try:
+        set_up_server_logging(LogOptions(), settings, recent)
+        yield recent
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+def test_administrators_read_the_last_lines_without_secrets(services: Services, recent: RecentLog) -> None:
+    served = replace(services, recent_log=recent)
+    log = logging.getLogger("comic_upscale.server.outbox")
+    log.warning("<b>first</b> with %s and cu_0123456789ab_abc-DEF", SECRETS["webhook_secret"])
+    log.info("said with --verbose alone")
+    log.error("second", extra={"job_id": "j1"})
+    with client_of(served, make_key(services, "boss", "admin")) as boss:
+        first, second = boss.get("/api/v1/admin/log").json()["lines"]
+        assert (first["level"], second["level"]) == ("warning", "error")
+        assert "first</b> with ... and cu_0123456789ab_..." in first["line"]
+        assert "second [job_id=j1]" in second["line"]
+        after = boss.get("/api/v1/admin/log", params={"after": first["id"]}).json()["lines"]
+        assert after == [second]
+        # The server was started again since, and counts from the beginning.
+        assert len(boss.get("/api/v1/admin/log", params={"after": 99}).json()["lines"]) == 2
+    add_person(services, "root", "admin")
+    with pages_of(served) as browser:
+        text = sign_in(browser, "root").get("/admin/log").text
+        assert text.index("second") < text.index("&lt;b&gt;first") and "whsec_" not in text
+        part = browser.get("/admin/log", headers={"HX-Request": "true"}).text
+        assert part.startswith('<div id="server-log" data-refresh="5"')
+        sent = browser.get("/admin/log.txt")
+        assert sent.headers["content-disposition"] == 'attachment; filename="server-log.txt"'
+        assert ["first" in line for line in sent.text.splitlines()] == [True, False]
+
+
+def test_the_last_lines_are_bounded(recent: RecentLog) -> None:
+    log = logging.getLogger("comic_upscale.test")
+    for number in range(MOST_LINES + 5):
+        log.warning("line %d", number)
+    log.warning("x" * 10 * LONGEST_LINE)
+    kept = recent.read()
+    assert len(kept) == MOST_LINES and kept[0].id == 7
+    assert len(kept[-1].text) == LONGEST_LINE

@@ -330,3 +330,31 @@ def test_the_cost_of_a_day_and_what_a_worker_does(open_server: OpenServices) -> 
         assert f'<a href="/jobs/{job}">Book.png</a>' in browser.get("/admin/workers").text
         finish(services, page(), seconds=1000.0)
         assert "<dd>$1.00 <small>at $3.60 an hour</small></dd>" in browser.get("/admin").text
+
+
+def test_a_note_on_a_model_is_shown_where_one_is_chosen(services: Services, boss: httpx.Client) -> None:
+    note = "Best for <old> scans."
+    assert post(boss, "/admin/models/comic-compact-x3/note", note=f" {note} ").status_code == 303
+    for path in ("/admin/models", "/", "/try"):
+        text = boss.get(path).text
+        assert "Best for &lt;old&gt; scans." in text and note not in text
+    post(boss, "/admin/models/comic-compact-x3/note", note="")
+    assert "scans." not in boss.get("/").text
+    assert actions(services)[-2:] == ["model.note", "model.note"]
+    assert post(boss, "/admin/models/none/note", note="x").status_code == 404
+
+
+def test_jobs_of_one_user_are_listed(services: Services, boss: httpx.Client) -> None:
+    add_person(services, "ann")
+    upload(boss, "Mine.png")
+    with pages_of(services) as browser:
+        upload(sign_in(browser, "ann"), "Hers.png")
+        # A user sees no jobs of others by naming them.
+        assert "Mine.png" not in browser.get("/jobs?owner=boss").text
+    both = boss.get("/admin/jobs").text
+    assert "Mine.png" in both and '<a href="/admin/jobs?owner=ann">ann</a>' in both
+    hers = boss.get("/admin/jobs?owner=ann&status=queued").text
+    assert "Hers.png" in hers and "Mine.png" not in hers
+    assert 'name="owner" value="ann"' in hers and 'href="/admin/jobs?status=failed&amp;owner=ann"' in hers
+    assert "“ann” has no failed jobs." in boss.get("/admin/jobs?owner=ann&status=failed").text
+    assert "There is no user named “carl”." in boss.get("/admin/jobs?owner=carl").text

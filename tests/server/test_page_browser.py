@@ -188,6 +188,56 @@ def test_an_upload_in_parts_continues_when_the_connection_is_back(
     assert all("ERR_INTERNET_DISCONNECTED" in each for each in admin.complaints())
 
 
+def tab_to(browser: Browser, selector: str) -> None:
+    """Press Tab until an element has the focus."""
+    from selenium.webdriver.common.keys import Keys
+
+    for _ in range(60):
+        browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        if browser.run("return document.activeElement.matches(arguments[0])", selector):
+            return
+    raise AssertionError(f"no key leads to {selector}")
+
+
+def test_keys_alone_lead_from_an_upload_to_the_comparison(admin: Browser, job: str, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    def press(keys: str) -> None:
+        admin.driver.switch_to.active_element.send_keys(keys)
+
+    admin.resize(1280, dark=False)
+    admin.open("/")
+    tab_to(admin, "#pick-files")
+    # The browser's own dialog cannot be used here. It puts the file where this does.
+    admin.driver.find_element("css selector", "#files").send_keys(
+        str(draw(tmp_path / "keys.png", 8, size=(20, 30)))
+    )
+    wait_for(admin.find("#send").is_enabled)
+    tab_to(admin, 'input[name="factor"]')
+    press(Keys.ARROW_RIGHT)
+    factor = admin.run("return document.querySelector('input[name=factor]:checked').value")
+    assert admin.run("return document.activeElement.value") == factor
+    tab_to(admin, "#send")
+    press(Keys.ENTER)
+    wait_for(lambda: admin.path.startswith("/jobs/"))
+    admin.wait_for_text("completed", "#state")
+    assert f"{factor}\N{MULTIPLICATION SIGN}" in admin.text()
+    wait_for(lambda: admin.driver.find_elements("css selector", ".grid a"))
+    tab_to(admin, ".grid a")
+    press(Keys.ENTER)
+    wait_for(lambda: admin.path.endswith("/pages/0"))
+    wait_for(lambda: admin.run("return document.querySelector('#compare.ready') !== null"))
+    tab_to(admin, "#handle")
+    before = admin.run(STATE)["border"]
+    press(Keys.ARROW_LEFT)
+    assert admin.run(STATE)["border"] < before
+    # And back to the job.
+    tab_to(admin, "main .top p a")
+    press(Keys.ENTER)
+    wait_for(lambda: "/pages/" not in admin.path)
+    assert admin.complaints() == []
+
+
 STATE = """
 const box = document.getElementById("compare"), images = [...box.querySelectorAll("img")];
 const place = (image) => {
@@ -486,6 +536,7 @@ def test_every_page_fits_and_says_nothing_on_the_console(
         "/users/root",
         "/keys",
         "/audit",
+        "/log",
         "/settings",
         "/system",
     )

@@ -10,7 +10,7 @@ import pytest
 
 from comic_upscale.server.services import Services
 from tests.server.conftest import client_of, make_key
-from tests.server.pages import pages_of
+from tests.server.pages import csrf_of, pages_of, sign_in
 from tests.server.test_access import PASSWORD, add_person, log_in
 
 
@@ -95,3 +95,33 @@ def test_the_page_for_signing_in_asks_for_the_code(services: Services, secret: s
         assert asked.status_code == 401 and 'name="code"' in asked.text
         assert 'name="code"' not in browser.get("/sign-in").text
         assert browser.post("/sign-in", data=form | {"code": code_of(secret)}).status_code == 303
+
+
+def test_the_second_factor_is_set_up_and_removed_on_the_account_page(services: Services) -> None:
+    add_person(services, "ann")
+    with pages_of(services) as browser:
+        token = {"csrf_token": csrf_of(sign_in(browser, "ann").get("/account"))}
+        wrong = browser.post("/account/totp", data=token | {"current_password": "wrong"})
+        assert wrong.status_code == 401 and "The current password is wrong." in wrong.text
+        begun = browser.post("/account/totp", data=token | {"current_password": PASSWORD}).text
+        shown = begun.split("shown only now.")[1].split("<code>")[1].split("</code>")[0]
+        secret = shown.replace(" ", "")
+        assert f'href="otpauth://totp/comic-upscale:ann?secret={secret}&amp;' in begun
+        # The page tells nobody the secret a second time.
+        again = browser.get("/account").text
+        assert secret not in again and shown not in again and "Begin again with a new key" in again
+        refused = browser.post("/account/totp/confirm", data=token | {"code": "000000"})
+        assert refused.status_code == 401 and "The code is wrong" in refused.text
+        confirmed = browser.post("/account/totp/confirm", data=token | {"code": code_of(secret, -1)})
+        assert confirmed.headers["location"] == "/account?notice=factor"
+        text = browser.get("/account?notice=factor").text
+        assert (
+            "The second factor is on." in text and "data-confirm" in text.split("/account/totp/end")[1][:200]
+        )
+        with pages_of(services) as other:
+            assert other.post("/sign-in", data={"username": "ann", "password": PASSWORD}).status_code == 401
+        assert browser.post("/account/totp/end", data=token | {"code": "1"}).status_code == 401
+        ended = browser.post("/account/totp/end", data=token | {"code": code_of(secret)})
+        assert ended.headers["location"] == "/account?notice=factor-ended"
+        with pages_of(services) as other:
+            sign_in(other, "ann")

@@ -24,6 +24,7 @@ class Walk:
 
     def __init__(self, paths: Mapping[str, Any]) -> None:
         self._paths = {re.compile(re.sub(r"\{\w+\}", "[^/]+", path) + r"(\?.*)?"): path for path in paths}
+        self._methods = {path: set(operations) for path, operations in paths.items()}
         self.answers: dict[str, Any] = {}
         self.called: set[str] = set()
 
@@ -33,7 +34,9 @@ class Walk:
         (path,) = {
             path
             for pattern, path in self._paths.items()
-            if pattern.fullmatch(url) and (path == url.split("?")[0] or not self._is_literal(url))
+            if pattern.fullmatch(url)
+            and method.lower() in self._methods[path]
+            and (path == url.split("?")[0] or not self._is_literal(url))
         }
         self.called.add(f"{method} {path}")
         if answer.content and answer.headers.get("content-type", "").startswith("application/json"):
@@ -68,12 +71,15 @@ def walk(services: Services, paths: Mapping[str, Any]) -> Walk:
             "/api/v1/presets", "/api/v1/engines", "/api/v1/options", "/api/v1/health", "/metrics", "/livez", "/readyz",
             "/api/v1/admin/jobs", f"/api/v1/admin/jobs/{job}/logs", "/api/v1/admin/workers", "/api/v1/admin/queue",
             "/api/v1/admin/users", "/api/v1/admin/keys", "/api/v1/admin/settings", "/api/v1/admin/presets",
-            "/api/v1/admin/models", f"/status/{job}", f"/api/status/{job}", "/api/health", "/sdapi/v1/upscalers",
+            "/api/v1/admin/models", "/api/v1/admin/log", f"/status/{job}", f"/api/status/{job}", "/api/health",
+            "/sdapi/v1/upscalers",
             "/sdapi/v1/progress", "/sdapi/v1/options", "/sdapi/v1/sd-models", "/opds/v1.2", "/opds/v1.2/search",
             "/opds/v1.2/volumes",
         ):  # fmt: skip
             call("GET", url)
         call("POST", "/api/v1/estimates", json=ESTIMATE)
+        call("POST", f"/api/v1/jobs/{job}/again", json={"options": {"factor": "3"}})
+        call("POST", f"/api/v1/jobs/{job}/share")
         call("POST", f"/api/v1/admin/jobs/{job}/requeue", json={"options": {"factor": "3"}})
         call("POST", "/api/v1/admin/requeue", json={"model": "none"})
         call("POST", "/api/v1/admin/queue/pause")
@@ -89,6 +95,7 @@ def walk(services: Services, paths: Mapping[str, Any]) -> Walk:
         call("POST", "/api/v1/admin/models/mine/default")
         call("POST", "/api/v1/admin/models/auto/default")
         call("DELETE", "/api/v1/admin/models/mine")
+        call("PUT", "/api/v1/admin/models/comic-compact-x3/note", json={"note": "Best for old scans."})
         call("POST", "/api/v1/admin/jobs", json={"input": "books", "options": {"factor": "2x"}})
         made = call("POST", "/api/v1/watches", json={"input": "books", "options": {"factor": "2x"}})
         call("GET", "/api/v1/watches")

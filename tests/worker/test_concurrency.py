@@ -14,7 +14,7 @@ from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import DeviceError
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
-from comic_upscale.server import queue
+from comic_upscale.server import queue, workers
 from comic_upscale.server.services import Services
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
@@ -103,6 +103,43 @@ def test_a_worker_does_not_take_its_own_job_again(open_server: OpenServices, tmp
         engine.go_on.set()
         stop.request("the test is over")
         worker.join(PATIENCE)
+
+
+def test_a_drained_worker_finishes_its_job_and_ends(open_server: OpenServices, tmp_path: Path) -> None:
+    services = open_server(jobs_per_user=10)
+    page, engine, stop = draw(tmp_path / "page.png", 5, size=(40, 50)), Held(), StopRequest()
+    ids = [upload(services, page)]
+    worker = start(services, engine, stop, tmp_path)
+    try:
+        wait_for(lambda: job(services.database, ids[0])["status"] == "running")
+        services.database.write(lambda connection: workers.drain(connection, "w1"))
+        ids.append(upload(services, page))
+        engine.go_on.set()
+        worker.join(PATIENCE)
+        assert not worker.is_alive() and not stop.requested
+        # Nobody but this worker could take the second job.
+        assert [job(services.database, each)["status"] for each in ids] == ["completed", "queued"]
+        (row,) = services.database.read(workers.list_workers)
+        assert row["ended_at"] is not None and row["drained"]
+    finally:
+        engine.go_on.set()
+        stop.request("the test is over")
+        worker.join(PATIENCE)
+
+
+def test_a_worker_says_what_it_uses(open_server: OpenServices, tmp_path: Path) -> None:
+    services, stop = open_server(), StopRequest()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("comic_upscale.worker.run.SIGN_SECONDS", 0.05)
+        worker = start(services, Held(), stop, tmp_path)
+        try:
+            (row,) = wait_for(
+                lambda: [row for row in services.database.read(workers.list_workers) if row["memory"]]
+            )
+            assert row["memory"] > 1 << 20 and row["cores"] >= 0
+        finally:
+            stop.request("the test is over")
+            worker.join(PATIENCE)
 
 
 def test_an_old_worker_takes_no_job_of_a_new_server(

@@ -1,4 +1,4 @@
-"""Administration: jobs of all users, the queue, workers, users, keys, sessions and the audit log."""
+"""Administration: jobs of all users, the queue, users, keys, sessions and the audit log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.jobs import read_list
 from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.database.schema import audit as audit_table
-from comic_upscale.server.database.schema import users, workers
+from comic_upscale.server.database.schema import users
 from comic_upscale.server.jobs import Status, iso
 from comic_upscale.server.params import read_changes
 from comic_upscale.server.passwords import check_password
@@ -73,11 +73,16 @@ async def list_jobs(
     services: Server,
     admin: AdminAccount,
     status: Status | None = None,
+    owner: Annotated[
+        str | None, Query(max_length=128, description="Only jobs of the user with this name.")
+    ] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """Return jobs, the latest first, and a cursor for the next page."""
-    return await read_list(services, admin, status=status, cursor=cursor, limit=limit, everyone=True)
+    return await read_list(
+        services, admin, status=status, cursor=cursor, limit=limit, everyone=True, owner=owner or None
+    )
 
 
 @router.post("/jobs/{job_id}/requeue", status_code=202, summary="Run a job again", responses=documented(409))
@@ -118,18 +123,6 @@ async def requeue_model(services: Server, admin: AdminAccount, again: RequeueMod
     created = await services.database.write_async(write)
     services.wake()
     return {"job_ids": created}
-
-
-@router.get("/workers", summary="List workers")
-async def list_workers(services: Server, admin: AdminAccount) -> dict[str, Any]:
-    """Return the workers of the last days, running ones first."""
-    rows = await services.database.read_async(
-        lambda connection: connection.execute(
-            sa.select(workers).order_by(workers.c.ended_at.is_not(None), workers.c.last_seen_at.desc()).limit(100)
-        ).mappings().all()
-    )  # fmt: skip
-    times = ("started_at", "last_seen_at", "last_page_at", "ended_at")
-    return {"workers": [{**row, **{name: iso(row[name]) for name in times}} for row in rows]}
 
 
 @router.get("/queue", summary="Show the state of the queue")

@@ -42,6 +42,12 @@ class NewPreset(BaseModel):
     ]
 
 
+class NewNote(BaseModel):
+    """A note on a model."""
+
+    note: Annotated[str, Field(max_length=500, examples=["Best for old scans."])]
+
+
 @router.get("/presets", summary="List presets")
 async def list_presets(services: Server, admin: AdminAccount) -> dict[str, Any]:
     """Return the presets of the server, built-in ones first."""
@@ -172,6 +178,22 @@ async def change_model(
         )
         if found:
             audit.record(connection, admin, f"model.{action}", name)
+        return found
+
+    if not await services.database.write_async(write):
+        raise not_found("model")
+    await services.live.refresh(now=True)
+    return models_json(services.live.offered, everything=True)
+
+
+@router.put("/models/{name}/note", summary="Set the note on a model")
+async def put_note(services: Server, admin: AdminAccount, name: Name, new: NewNote) -> dict[str, Any]:
+    """Set the text that everybody sees where a model is chosen, such as what it is good at. An empty one removes it."""
+
+    def write(connection: Connection) -> bool:
+        found = offered.set_note(connection, name, new.note)
+        if found:
+            audit.record(connection, admin, "model.note", name, note=new.note)
         return found
 
     if not await services.database.write_async(write):

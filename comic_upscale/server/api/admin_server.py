@@ -12,6 +12,7 @@ from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.errors import documented, not_found
 from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.jobs import iso
+from comic_upscale.server.recent_log import MOST_LINES
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions
 
@@ -98,6 +99,25 @@ async def read_logs(
     if rows is None:
         raise not_found("job")
     return {"lines": [{**row, "at": iso(row["at"])} for row in rows]}
+
+
+@router.get("/log", summary="Read the log of the server")
+async def read_server_log(
+    services: Server,
+    admin: AdminAccount,
+    after: Annotated[int, Query(ge=0, le=1 << 62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MOST_LINES)] = 200,
+) -> dict[str, Any]:
+    """Return what this server and its own worker logged since the start, the first line first, without secrets.
+
+    The server keeps the last 2,000 lines. ``after`` is the id of the last line read; ids begin again at each start.
+    """
+    lines = services.recent_log.read(after)[:limit]
+    return {
+        "lines": [
+            {"id": line.id, "at": iso(line.at), "level": line.level, "line": line.text} for line in lines
+        ]
+    }
 
 
 def _settings_json(now: ServerSettings, started: ServerSettings) -> dict[str, Any]:

@@ -168,6 +168,8 @@ def models_json(offered: Offered, *, everything: bool = False) -> dict[str, Any]
         if model.storage_key is not None
     ]  # fmt: skip
     for model in shown:
+        registered = offered.models.get(model["name"])
+        model["note"] = "" if registered is None else registered.note
         model["is_default"] = model["name"] == offered.default_model
         model["is_demoted"] = offered.is_demoted(model["name"])
     visible = [model for model in shown if everything or not model["is_demoted"]]

@@ -12,7 +12,7 @@ from fastapi import Query, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server import audit, jobs, queue
+from comic_upscale.server import accounts, audit, jobs, queue
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, require
 from comic_upscale.server.api.downloads import link_to
@@ -127,6 +127,7 @@ async def read_list(
     cursor: str | None,
     limit: int,
     everyone: bool = False,
+    owner: str | None = None,
 ) -> dict[str, Any]:
     """Return one page of the list of jobs, the latest first, and the cursor for the next page.
 
@@ -137,15 +138,23 @@ async def read_list(
         cursor: as the client sent it.
         limit: of the page.
         everyone: jobs of all users, with the id of each owner.
+        owner: of all users, only jobs of the one with this name.
 
     Raises:
-        ApiError: 400, the cursor is none.
+        ApiError: 400, the cursor is none, or there is no such user.
     """
     before = read_cursor(cursor)
 
     def read(connection: Connection) -> dict[str, Any]:
+        owner_id = None if owner is None else owner_of(connection, owner)
         rows = jobs.list_jobs(
-            connection, account, status=status, before=before, limit=limit, everyone=everyone
+            connection,
+            account,
+            status=status,
+            before=before,
+            limit=limit,
+            everyone=everyone,
+            owner_id=owner_id,
         )
         shown = jobs.jobs_json(connection, rows)
         if everyone:
@@ -154,6 +163,18 @@ async def read_list(
         return {"jobs": shown, "next_cursor": following}
 
     return await services.database.read_async(read)
+
+
+def owner_of(connection: Connection, name: str) -> str:
+    """Return the id of a user by the name.
+
+    Raises:
+        ApiError: 400, there is no such user.
+    """
+    user = accounts.find_user(connection, name)
+    if user is None:
+        raise ApiError(400, "invalid", f"There is no user named {name[:64]!r}.", field="owner")
+    return str(user["id"])
 
 
 async def own_job(services: Services, account: Account, job_id: str) -> Mapping[str, Any]:

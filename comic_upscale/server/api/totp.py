@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
@@ -43,7 +43,11 @@ class Secret(BaseModel):
 @router.post("", summary="Begin a second factor")
 async def begin(request: Request, services: Server, asked: Begin) -> Secret:
     """Return a secret for an authenticator app. It counts once `confirm` has seen a code of it."""
-    account = await _person(request, services)
+    return await begin_for(services, await _person(request, services), asked)
+
+
+async def begin_for(services: Services, account: Account, asked: Begin) -> Secret:
+    """Return a secret for somebody who has signed in; errors as for logins."""
     await limit_logins(services, account.name)
     user = await services.database.read_async(lambda connection: accounts.find_user(connection, account.name))
     if user is None or not await services.passwords.verify(user["password_hash"], asked.current_password):
@@ -59,21 +63,29 @@ async def begin(request: Request, services: Server, asked: Begin) -> Secret:
 @router.post("/confirm", status_code=204, summary="Confirm a second factor")
 async def confirm(request: Request, services: Server, asked: Code) -> Response:
     """From now on, logins need a code."""
-    return await _accept(request, services, asked, "totp.begin")
+    await accept_code(services, await _person(request, services), asked.code, "totp.begin")
+    return Response(status_code=204)
 
 
 @router.delete("", status_code=204, summary="End a second factor")
 async def end(request: Request, services: Server, asked: Code) -> Response:
     """Logins need no code any more. This needs one."""
-    return await _accept(request, services, asked, "totp.end")
+    await accept_code(services, await _person(request, services), asked.code, "totp.end")
+    return Response(status_code=204)
 
 
-async def _accept(request: Request, services: Services, asked: Code, action: str) -> Response:
-    account = await _person(request, services)
+async def accept_code(
+    services: Services, account: Account, code: str, action: Literal["totp.begin", "totp.end"]
+) -> None:
+    """Confirm or end the second factor of somebody who has signed in.
+
+    Raises:
+        ApiError: 401, the code is wrong; 429, too many tries.
+    """
     await limit_logins(services, account.name)
 
     def write(connection: Connection) -> bool:
-        if not totp.accept(connection, account.user_id, asked.code):
+        if not totp.accept(connection, account.user_id, code):
             return False
         if action == "totp.end":
             totp.end(connection, account.user_id)
@@ -84,7 +96,6 @@ async def _accept(request: Request, services: Services, asked: Code, action: str
         raise ApiError(
             401, "wrong_code", "The code is wrong, or was used before: wait for the next one.", field="code"
         )
-    return Response(status_code=204)
 
 
 async def _person(request: Request, services: Services) -> Account:

@@ -291,11 +291,18 @@ workers = sa.Table(
     sa.Column("version", sa.String(64), nullable=False),
     sa.Column("devices", sa.JSON, nullable=False),
     sa.Column("models", sa.JSON, nullable=False),
+    sa.Column("memory", sa.BigInteger),
+    sa.Column("cores", sa.Float),
+    # The server that starts it; NULL for a worker that was started by hand.
+    sa.Column("home", sa.String(64)),
     sa.Column("started_at", Time, nullable=False),
     sa.Column("last_seen_at", Time, nullable=False),
     sa.Column("last_page_at", Time),
     sa.Column("ended_at", Time),
+    sa.Column("drained_at", Time),
     sa.Index(None, "ended_at", "last_seen_at"),
+    # Workers look for it several times a second.
+    sa.Index(None, "drained_at"),
 )  # fmt: skip
 
 queue = sa.Table(
@@ -358,6 +365,7 @@ models = sa.Table(
     sa.Column("storage_key", sa.String(256)),
     sa.Column("sha256", sa.String(64), nullable=False),
     _flag("is_default"),
+    sa.Column("note", sa.Text),
     sa.Column("created_at", Time, nullable=False),
     sa.Column("demoted_at", Time),
 )  # fmt: skip

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Form, Request, Response
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.server import accounts, keys, sessions, setup
+from comic_upscale.server import accounts, keys, sessions, setup, totp
 from comic_upscale.server.accounts import SCOPES
 from comic_upscale.server.api import auth, cookies
+from comic_upscale.server.api import totp as totp_api
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.auth import Login, NewKey, NewPassword
 from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
@@ -23,6 +24,7 @@ from comic_upscale.server.services import Services
 router = page_router()
 
 Text = Annotated[str, Form(max_length=1024)]
+Code = Annotated[str, Form(min_length=1, max_length=16)]
 
 
 @router.get("/sign-in")
@@ -170,6 +172,45 @@ async def revoke_key(request: Request, services: Server, person: Person, key_id:
     return go_to(request, "/account", "revoked")
 
 
+@router.post("/account/totp")
+async def begin_totp(request: Request, services: Server, person: Person, current_password: Text) -> Response:
+    """Show a secret for an authenticator app. It counts once its first code has come."""
+    asked = totp_api.Begin.model_construct(current_password=current_password)
+    try:
+        secret = await totp_api.begin_for(services, person.account, asked)
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        return await _account_page(request, services, person, status=shown.status, error=shown.message)
+    return await _account_page(request, services, person, secret=secret)
+
+
+@router.post("/account/totp/confirm")
+async def confirm_totp(request: Request, services: Server, person: Person, code: Code) -> Response:
+    """Turn the second factor on by a first code."""
+    return await _accept_code(request, services, person, code, "totp.begin")
+
+
+@router.post("/account/totp/end")
+async def end_totp(request: Request, services: Server, person: Person, code: Code) -> Response:
+    """Turn the second factor off."""
+    return await _accept_code(request, services, person, code, "totp.end")
+
+
+async def _accept_code(
+    request: Request,
+    services: Services,
+    person: Person,
+    code: str,
+    action: Literal["totp.begin", "totp.end"],
+) -> Response:
+    try:
+        await totp_api.accept_code(services, person.account, code, action)
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        return await _account_page(request, services, person, status=shown.status, error=shown.message)
+    return go_to(request, "/account", "factor" if action == "totp.begin" else "factor-ended")
+
+
 async def _account_page(
     request: Request,
     services: Services,
@@ -178,6 +219,7 @@ async def _account_page(
     status: int = 200,
     error: str | None = None,
     new_key: str | None = None,
+    secret: totp_api.Secret | None = None,
 ) -> Response:
     user_id = person.account.user_id
 
@@ -186,11 +228,12 @@ async def _account_page(
             "sessions": sessions.list_of(connection, user_id),
             "keys": keys.list_of(connection, user_id),
             "quotas": quotas_of(connection, user_id),
+            "factor": totp.state_of(connection, user_id),
         }
 
     own = await services.database.read_async(read)
     return render(
-        request, "account.html", status=status, error=error, new_key=new_key, **own,
+        request, "account.html", status=status, error=error, new_key=new_key, secret=secret, **own,
         scopes=[scope for scope in SCOPES if scope in person.account.scopes],
     )  # fmt: skip
 

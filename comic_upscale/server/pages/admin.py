@@ -1,4 +1,4 @@
-"""Administration: what the server does now, its jobs, workers, models, settings, and the record of changes."""
+"""Administration: what the server does now, its jobs, models, the system, and the record of changes."""
 
 from __future__ import annotations
 
@@ -80,25 +80,13 @@ async def show_jobs(
     admin: Admin,
     status: Filter = None,
     q: Text = "",
+    owner: Text = "",
     cursor: Cursor = None,
 ) -> Response:
-    """List the jobs of all users."""
-    return await job_list(request, services, admin, status=status, text=q, cursor=cursor, everyone=True)
-
-
-@router.get("/workers")
-async def show_workers(request: Request, services: Server, admin: Admin) -> Response:
-    """List the workers of the last days."""
-    listed = await admin_api.list_workers(services, admin.account)
-    job_ids = [worker["job_id"] for worker in listed["workers"] if worker["job_id"]]
-
-    def read(connection: Connection) -> dict[str, str]:
-        rows = connection.execute(sa.select(jobs.c.id, jobs.c.title).where(jobs.c.id.in_(job_ids)))
-        return {job_id: title or job_id for job_id, title in rows}
-
-    titles = await services.database.read_async(read)
-    template = "workers_part.html" if wants_part(request) else "workers.html"
-    return render(request, template, **listed, titles=titles, problems=services.problems())
+    """List the jobs of all users, or of one."""
+    return await job_list(
+        request, services, admin, status=status, text=q, cursor=cursor, everyone=True, owner=owner
+    )
 
 
 @router.get("/models")

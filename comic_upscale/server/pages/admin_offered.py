@@ -33,6 +33,21 @@ async def delete_model(request: Request, services: Server, admin: Admin, name: s
     return go_to(request, "/admin/models", "changed")
 
 
+@router.post("/models/{name}/note")
+async def set_note(
+    request: Request,
+    services: Server,
+    admin: Admin,
+    name: str,
+    note: Annotated[str, Form(max_length=500)] = "",
+) -> Response:
+    """Set the text that everybody sees where a model is chosen."""
+    await admin_offered.put_note(
+        services, admin.account, name, admin_offered.NewNote.model_construct(note=note)
+    )
+    return go_to(request, "/admin/models", "changed")
+
+
 @router.post("/models/{name}/{action}")
 async def change_model(
     request: Request,

@@ -18,8 +18,10 @@ from comic_upscale.server.api.errors import ApiError, as_api_error, error_respon
 from comic_upscale.server.pages import (
     account,
     admin,
+    admin_log,
     admin_offered,
     admin_people,
+    admin_workers,
     assets,
     jobs,
     library,
@@ -48,6 +50,8 @@ ROUTERS = (
     admin.router,
     admin_people.router,
     admin_offered.router,
+    admin_workers.router,
+    admin_log.router,
     assets.router,
 )
 

@@ -9,23 +9,17 @@ from urllib.parse import urlencode
 from fastapi import Form, Query, Request, Response
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server import audit, jobs, pictures, requeue
-from comic_upscale.server.api import catalogue
+from comic_upscale.server import accounts, jobs, pictures
+from comic_upscale.server.api import catalogue, job_actions
 from comic_upscale.server.api import jobs as jobs_api
-from comic_upscale.server.api.access import Server, require
-from comic_upscale.server.api.errors import ApiError
+from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
-from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.estimates import seconds_until_done
 from comic_upscale.server.jobs import Status, job_json
-from comic_upscale.server.library import may_use
-from comic_upscale.server.links import Link
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.pages.viewing import find_live, find_pictures, read_files, shared_job
-from comic_upscale.server.params import read_changes
 from comic_upscale.server.pictures import PagePictures
-from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.search import find_jobs, with_pictures
 from comic_upscale.server.services import Services
 from comic_upscale.server.trials import models_of
@@ -66,13 +60,26 @@ async def job_list(
     text: str,
     cursor: str | None,
     everyone: bool,
+    owner: str = "",
 ) -> Response:
     """Return a page of a list of jobs: the whole page, or its list alone where a script asks for that."""
-    owner_id = None if everyone else viewer.account.user_id
+    user = owner.strip()
     before = jobs_api.read_cursor(cursor)
     wanted = text.strip()
 
     def read(connection: Connection) -> dict[str, Any]:
+        owner_id = None if everyone else viewer.account.user_id
+        if everyone and user:
+            found_user = accounts.find_user(connection, user)
+            if found_user is None:
+                return {
+                    "rows": [],
+                    "shown": set(),
+                    "following": None,
+                    "searched_to": None,
+                    "is_unknown": True,
+                }
+            owner_id = found_user["id"]
         found = find_jobs(
             connection, owner_id=owner_id, status=status, text=wanted, before=before, limit=ON_A_PAGE
         )
@@ -81,19 +88,20 @@ async def job_list(
             "shown": with_pictures(connection, [row["id"] for row in found.rows]),
             "following": None if found.following is None else jobs_api.write_cursor(*found.following),
             "searched_to": found.searched_to,
+            "is_unknown": False,
         }
 
     listed = await services.database.read_async(read)
     path = "/admin/jobs" if everyone else "/jobs"
 
     def address(**changes: str | None) -> str:
-        query = {"status": status, "q": wanted, **changes}
+        query = {"status": status, "owner": user, "q": wanted, **changes}
         kept = {name: value for name, value in query.items() if value}
         return f"{path}?{urlencode(kept)}" if kept else path
 
     template = "jobs_list.html" if wants_part(request) else "jobs.html"
     return render(
-        request, template, **listed, path=path, address=address, chosen=status, text=wanted, cursor=cursor,
+        request, template, **listed, path=path, address=address, chosen=status, text=wanted, owner=user, cursor=cursor,
         everyone=everyone, statuses=STATUSES,
     )  # fmt: skip
 
@@ -197,41 +205,16 @@ async def run_again(
 
     The limits of uploads count for users and visitors here, too.
     """
-    account = viewer.account
-    require(account, "jobs:write")
-    options = {"model": model, "factor": factor}
-    changes = read_changes(options, services.live.offered)
-    if not account.is_admin:
-        await check_open(services, account)
-
-    def write(connection: Connection) -> str:
-        row = jobs_api.own_row(connection, account, job_id)
-        if row["input"] is not None and not (account.is_admin or may_use(services.settings, account)):
-            raise ApiError(403, "forbidden", "Jobs over folders of the server are for users of its library.")
-        if not account.is_admin:
-            check_quotas(connection, account, 0)
-        new = requeue.requeue(connection, row, changes)
-        if new is None:
-            raise ApiError(409, "not_ended", f"The job has not ended: it is {row['status']}.")
-        if row["owner_id"] != account.user_id:
-            given = {name: text for name, text in options.items() if text}
-            audit.record(connection, account, "job.requeue", job_id, new=new["id"], options=given)
-        return str(new["id"])
-
-    new_id = await services.database.write_async(write)
-    services.wake()
-    return go_to(request, f"/jobs/{new_id}", "queued")
+    new = await job_actions.queue_again(services, viewer.account, job_id, {"model": model, "factor": factor})
+    return go_to(request, f"/jobs/{new['job_id']}", "queued")
 
 
 @router.post("/jobs/{job_id}/share")
 async def share_job(request: Request, services: Server, person: Person, job_id: str) -> Response:
     """Show a link that lets somebody without an account look at a job for some days."""
     row = await jobs_api.own_job(services, person.account, job_id)
-    token = services.links.sign(Link("share", job_id))
-    await services.database.write_async(
-        lambda connection: audit.record(connection, person.account, "job.share", job_id)
-    )
-    return render(request, "share.html", job=row, path=f"/shared/{token}")
+    shared = await job_actions.share_job(services, person.account, job_id)
+    return render(request, "share.html", job=row, path=shared.path)
 
 
 def _factor(row: Mapping[str, Any]) -> str:
