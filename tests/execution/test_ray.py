@@ -106,7 +106,11 @@ def settings_in(folder: Path, **changes: Any) -> JobSettings:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_cluster_keeps_what_every_executor_promises(cluster: Any, tmp_path: Path) -> None:
+def test_a_cluster_keeps_what_every_executor_promises(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process of the cluster may take a minute to start on a machine that is busy.
+    monkeypatch.setattr(suite, "TIMEOUT", 600.0)
     side = RaySide("ray", tmp_path)
     side.options = RayOptions(address=cluster.address, actors=1, cpus=1)
     settings = settings_in(tmp_path)
