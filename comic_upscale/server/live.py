@@ -38,6 +38,7 @@ class Live:
         self._database = database
         self._state = _State(started, BUILT_IN)
         self._read_at = float("-inf")
+        self._reads_begun = self._read_shown = 0
 
     @property
     def settings(self) -> ServerSettings:
@@ -64,10 +65,16 @@ class Live:
             return
         # Other requests need not read it as well.
         self._read_at = time.monotonic()
+        self._reads_begun += 1
+        this_read = self._reads_begun
         try:
-            self._state = await self._database.read_async(self._read)
+            state = await self._database.read_async(self._read)
         except DatabaseError:
             self._read_at = float("-inf")
+            return
+        # A read that began before a change may end after the read that follows the change.
+        if this_read > self._read_shown:
+            self._state, self._read_shown = state, this_read
 
     def read_now(self) -> None:
         """Read the state, blocking, before the first request."""

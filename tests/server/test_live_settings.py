@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -53,6 +55,33 @@ def test_settings_are_in_force_at_once_and_survive_a_restart(
     assert values(boss.post("/api/v1/admin/settings", json={"job_timeout": None}))["job_timeout"] is None
     assert services.database.read(lambda c: overrides.effective(c, services.live.started)).job_timeout is None
     assert actions(services) == ["settings.change"] * 2
+
+
+def test_a_read_that_began_before_a_change_does_not_undo_it(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, read = services.live, services.database.read_async
+
+    async def overtaken() -> None:
+        has_read, may_end = asyncio.Event(), asyncio.Event()
+
+        async def slow(work: Any) -> Any:
+            found = await read(work)
+            has_read.set()
+            await may_end.wait()
+            return found
+
+        monkeypatch.setattr(services.database, "read_async", slow)
+        earlier = asyncio.ensure_future(live.refresh(now=True))
+        await has_read.wait()
+        monkeypatch.setattr(services.database, "read_async", read)
+        await services.database.write_async(lambda c: queue.set_state(c, maintenance=True))
+        await live.refresh(now=True)
+        may_end.set()
+        await earlier
+
+    asyncio.run(overtaken())
+    assert live.in_maintenance
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator
 
@@ -57,6 +58,21 @@ def test_every_page_of_the_administration_shows_itself(services: Services, boss:
                 check_html(answer.text)
                 found += 1
     assert found >= 9
+
+
+def test_the_dashboard_shows_a_change_although_its_figures_are_older(
+    services: Services, boss: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boss.get("/admin")
+    # As on a slow machine, where the figures are kept for a while.
+    monkeypatch.setattr(services.monitor._figures, "_until", math.inf)
+    for action, text in (
+        ("pause", "The queue is paused"),
+        ("maintenance", "Maintenance: uploads are refused"),
+    ):
+        assert text not in boss.get("/admin").text
+        assert post(boss, "/admin/queue", action=action).status_code == 303
+        assert text in boss.get("/admin").text
 
 
 def test_the_dashboard_counts(services: Services, boss: httpx.Client) -> None:

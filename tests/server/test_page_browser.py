@@ -451,9 +451,10 @@ def test_forms_that_need_no_files_work_without_javascript(without_scripts: Brows
     field.submit()
     browser.wait_for_text("No job has")
     browser.open("/admin")
-    for action, text in (("pause", "The queue is paused"), ("resume", "The queue is changed.")):
-        browser.find(f'button[value="{action}"]').click()
-        browser.wait_for_text(text)
+    browser.find('button[value="pause"]').click()
+    browser.wait_for_text("The queue is paused")
+    browser.find('button[value="resume"]').click()
+    browser.find('button[value="pause"]')
     browser.open("/library?path=Series")
     browser.find('button[formaction$="/library/watched"]').click()
     browser.wait_for_text("The folder is watched.")

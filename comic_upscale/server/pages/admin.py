@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from comic_upscale.console.text import money
 from comic_upscale.errors import OutputError, SettingsError, StorageError
-from comic_upscale.server import audit, search
+from comic_upscale.server import audit, queue, search
 from comic_upscale.server.api import admin as admin_api
 from comic_upscale.server.api import admin_offered
 from comic_upscale.server.api.access import Server
@@ -48,6 +48,9 @@ async def show_dashboard(request: Request, services: Server, admin: Admin) -> Re
         return {
             "day": search.figures_of_day(connection),
             "failed": failed.rows,
+            # The figures of the monitor may be older than the change that this page confirms.
+            "paused": queue.is_paused(connection),
+            "maintenance": queue.in_maintenance(connection),
         }
 
     figures = await services.database.read_async(read)
