@@ -28,7 +28,7 @@ UNREADABLE = (
     lzma.LZMAError,
 )
 """What opening and reading a CBZ raises that is missing, damaged or strange. A member that is encrypted, or packed by
-an unknown method, is a RuntimeError of zipfile."""
+an unknown method, is a RuntimeError of zipfile, and so is a ZIP of a version that does not exist yet."""
 
 
 def write_cbz(file: IO[bytes], members: Iterable[tuple[str, bytes]], comment: bytes = b"") -> None:

@@ -47,7 +47,7 @@ def _pages_of(path: Path) -> list[str]:
                 for info in archive.infolist()
                 if extension_of(info.filename) in IMAGE_EXTENSIONS
             ]
-    except (*UNREADABLE, NotImplementedError):
+    except UNREADABLE:
         return []
 
 

@@ -16,6 +16,7 @@ from comic_upscale.planning.preview import preview
 from comic_upscale.settings.paths import TRASH
 from tests.archives import make_zip
 from tests.jobs.test_replace import bytes_of, job, library, page, run, run_without_engine, size_of, visible
+from tests.library.test_cbz import DAMAGED
 
 __all__ = ["job", "library"]
 """The fixtures."""
@@ -122,8 +123,9 @@ def test_marks_of_files_that_cannot_be_read(tmp_path: Path) -> None:
     marks = OutputMarks()
     for name in ("x.cbz", "x.png", "x.epub"):
         assert (marks.sample(tmp_path / name), marks.read(tmp_path / name)) == ("", frozenset())
-        (tmp_path / name).write_bytes(b"PK\x03\x04 strange")
-        assert (marks.sample(tmp_path / name), marks.read(tmp_path / name)) == ("", frozenset())
+        for content in (b"PK\x03\x04 strange", DAMAGED["of a later version"]):
+            (tmp_path / name).write_bytes(content)
+            assert (marks.sample(tmp_path / name), marks.read(tmp_path / name)) == ("", frozenset())
     many = make_zip(tmp_path / "many.cbz", {f"{at}.png": bytes([at]) for at in range(50)})
     assert len(marks.sample(many).split()) <= 12
     assert set(marks.sample(many).split()) <= marks.read(many)

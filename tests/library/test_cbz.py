@@ -13,8 +13,8 @@ from comic_upscale.library.cbz import find_member
 from comic_upscale.storage.local import LocalOutputStore
 
 PAGE = bytes(range(256)) * 40
-METHOD, FLAGS = 8, 6
-"""Where both stand in a local header; two bytes further on in the directory."""
+METHOD, FLAGS, VERSION = 8, 6, 4
+"""Where these stand in a local header; two bytes further on in the directory."""
 
 
 def packed(method: int) -> bytearray:
@@ -43,6 +43,7 @@ DAMAGED = {
     "data of LZMA": with_broken_data(packed(zipfile.ZIP_LZMA)),
     "data of bzip2": with_broken_data(packed(zipfile.ZIP_BZIP2)),
     "an unknown method": with_field(packed(zipfile.ZIP_STORED), METHOD, 77),
+    "of a later version": with_field(packed(zipfile.ZIP_STORED), VERSION, 99),
     "encrypted": with_field(packed(zipfile.ZIP_STORED), FLAGS, 1),
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +118,7 @@ def test_a_job_goes_on_when_there_is_room(
         assert np.array_equal(np.asarray(source).repeat(2, 0).repeat(2, 1), np.asarray(output))
     # The upload, the result, and the two files with its pictures.
     assert len(stored(services)) == 4
-    assert not any(os.scandir(services.settings.data / "work"))
+    assert not list((services.settings.data / "work").iterdir())
 
 
 @pytest.mark.parametrize("kind", ["local", "bucket"])
