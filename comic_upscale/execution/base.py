@@ -125,8 +125,6 @@ class Activity:
     """Work other than upscaling pages, for display."""
     within: dict[int, PageProgress] = field(default_factory=dict)
     """What is done of the pages in engines that tell, by row id. Empty with engines whose pages take seconds."""
-    recovered: set[int] = field(default_factory=set)
-    """Tasks whose output was on the machine before the run, by row id: they are only fetched."""
 
 
 class Executor(Protocol):

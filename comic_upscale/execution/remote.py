@@ -125,6 +125,8 @@ class RemoteExecutor:
         self._missing: set[str] = set()
         """Pages that were reported as done once, without a file."""
         self.activity = Activity()
+        self.recovered: set[int] = set()
+        """Tasks whose outputs were on the machine before the run, by row id: they are only fetched."""
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
         """Ask the machine; see `Executor.has_accelerator`."""
@@ -269,7 +271,7 @@ class RemoteExecutor:
                 continue
             if made := self._made.pop(name, None):
                 self._results.append(made)
-                self.activity.recovered.add(task.row_id)
+                self.recovered.add(task.row_id)
             elif content.result is not None and not content.tasks:
                 # Handle the known result once more, for this task.
                 self._results.append(content.result)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
@@ -34,10 +34,17 @@ SHARE_SECONDS = 240.0
 """How long a machine works on a share. It loads its network for each, which takes about ten seconds."""
 
 FIRST_PAGES, MOST_PAGES = 16, 4000
-"""Pages in the first share of a machine, whose rate nobody knows yet, and in the largest share."""
+"""Pages in the first share of a machine, whose rate is not known yet, and in the largest share."""
 
 MOST_GROWTH = 4
 """How many times larger than the last share the next one is at most: small pages at the start promise too much."""
+
+
+class MachineExecutor(Executor, Protocol):
+    """The executor of one of several machines."""
+
+    recovered: set[int]
+    """Tasks whose outputs were on the machine before the run, by row id: they are only fetched."""
 
 
 @dataclass(slots=True)
@@ -45,7 +52,7 @@ class _Machine:
     """One of the machines."""
 
     name: str
-    executor: Executor
+    executor: MachineExecutor
     pages: int
     """In its next share."""
     is_open: bool = False
@@ -68,7 +75,7 @@ class SeveralExecutor:
 
     is_remote = True
 
-    def __init__(self, executors: Mapping[str, Executor]) -> None:
+    def __init__(self, executors: Mapping[str, MachineExecutor]) -> None:
         self._machines = [_Machine(name, executor, FIRST_PAGES) for name, executor in executors.items()]
         self._on_progress: Listener = _ignore
         self._last_loss: ComicUpscaleError | None = None
@@ -161,7 +168,7 @@ class SeveralExecutor:
         """Have a machine do one share after another, until there are no more pages or it is lost."""
         try:
             while not stop.requested and await deal.has_more():
-                share = _Share(deal, machine.pages, self.activity.recovered)
+                share = _Share(deal, machine.pages, machine.executor.recovered)
                 try:
                     await self._do_share(machine, share, stop, found)
                 finally:
@@ -184,7 +191,7 @@ class SeveralExecutor:
             async for outcome in outcomes:
                 share.open.pop(outcome.row_id, None)
                 # What it did not compute says nothing about its rate.
-                done += isinstance(outcome, PageUpscaled) and outcome.row_id not in self.activity.recovered
+                done += isinstance(outcome, PageUpscaled) and outcome.row_id not in machine.executor.recovered
                 await found.put(outcome)
                 del outcome
         machine.note_share(done, time.monotonic() - begun)
@@ -219,7 +226,7 @@ class SeveralExecutor:
         for name, error in losses.items():
             self._last_loss = error
             if left or name != [*losses][-1]:
-                more = f" The others go on: {left} of {len(self._machines)}." if left else ""
+                more = f" {left} of {len(self._machines)} machines continue." if left else ""
                 self._on_progress(Note(text=f"{name} takes no more pages: {str(error).rstrip('.')}.{more}"))
 
     def _machines_left(self) -> list[_Machine]:

@@ -290,9 +290,9 @@ def test_the_engine_fails_one_page_of_a_batch(side: Side, settings: JobSettings)
     assert (len(outcomes), len(failed), failed[0].row_id, failed[0].kind) == (5, 1, 4, "not-finite")
 
 
+# A machine over SSH is asked for finished pages alone.
+@pytest.mark.parametrize("side", ["local", "worker"], indirect=True)
 def test_what_is_done_within_a_page_is_told(side: Side, settings: JobSettings) -> None:
-    if side.name in ("remote", "several"):
-        pytest.skip("a machine over SSH is asked for finished pages only")
     seen = side.folder / "seen"
 
     def wait(batch: Batch) -> None:

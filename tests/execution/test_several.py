@@ -57,6 +57,7 @@ class Box:
     closed: bool = False
     is_remote = True
     activity: Activity = field(default_factory=Activity)
+    recovered: set[int] = field(default_factory=set)
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
         return self.accelerator
@@ -203,7 +204,7 @@ def test_pages_that_fail_and_outputs_that_were_there_say_nothing_about_the_rate(
             async def looked_at() -> AsyncIterator[PageTask]:
                 async for task in tasks:
                     if task.row_id in range(50, 80):
-                        self.activity.recovered.add(task.row_id)
+                        self.recovered.add(task.row_id)
                     yield task
 
             async for outcome in super().process(looked_at(), stop):
@@ -228,7 +229,7 @@ def test_the_others_do_what_a_lost_machine_left(fails_after: int) -> None:
     assert sum(
         outcome.notes == ("A",) for outcome in ended.outcomes if isinstance(outcome, PageUpscaled)
     ) == (fails_after)
-    assert ended.notes == ["lost takes no more pages: the machine is gone. The others go on: 1 of 2."]
+    assert ended.notes == ["lost takes no more pages: the machine is gone. 1 of 2 machines continue."]
     assert all(box.closed for box in boxes.values())
 
 
@@ -263,7 +264,7 @@ def test_without_any_machine_it_ends_with_the_last_error(boxes: dict[str, Box]) 
         run(boxes, 100, events=events)
     (told,) = [event.text for event in events if isinstance(event, Note)]
     assert "a takes no more pages: the machine is gone." in told
-    assert ("go on" in told) is not boxes["a"].fails_to_open
+    assert ("machines continue" in told) is not boxes["a"].fails_to_open
     assert all(box.closed for box in boxes.values())
 
 
@@ -360,11 +361,12 @@ def test_outputs_of_an_earlier_command_are_fetched_and_not_computed_again(
     asyncio.run(process(RemoteExecutor(RemoteOptions(hosts[0], poll=0.1)), 8))
     before = computed()
     hosts[0].sent.clear()
-    both = SeveralExecutor(
-        {host.folder.name: RemoteExecutor(RemoteOptions(host, poll=0.1, in_shares=True)) for host in hosts}
-    )
-    both.activity.recovered = recovered
-    outcomes = asyncio.run(process(both, 12))
+    executors = {
+        host.folder.name: RemoteExecutor(RemoteOptions(host, poll=0.1, in_shares=True)) for host in hosts
+    }
+    for executor in executors.values():
+        executor.recovered = recovered
+    outcomes = asyncio.run(process(SeveralExecutor(executors), 12))
     for host in hosts:
         host.wait()
     assert sorted(outcome.row_id for outcome in outcomes) == list(range(12))

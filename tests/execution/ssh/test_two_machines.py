@@ -89,7 +89,7 @@ def test_two_machines_share_a_job_and_one_does_the_rest_when_the_other_is_lost(
         ledger.close()
     # A machine that is off when the command begins is left out, too.
     code, _, err = remote("upscale", *asked)
-    assert (code, "going on without a machine" in err) == (0, True), err
+    assert (code, "continuing without a machine" in err) == (0, True), err
 
 
 def test_a_machine_that_is_named_twice_is_refused(
@@ -97,7 +97,7 @@ def test_a_machine_that_is_named_twice_is_refused(
 ) -> None:
     (tmp_path / "both").write_text("Host one two\n  HostName 127.0.0.1\n  Port 9\n")
     code, _, err = remote("upscale", *asked)
-    assert (code, "two is the machine one" in err) == (2, True), err
+    assert (code, "two and one are the same machine" in err) == (2, True), err
     code, _, err = remote("upscale", *asked, "--machines", 2)
     assert (code, "--rent" in err) == (2, True), err
 
@@ -110,7 +110,7 @@ def test_a_machine_under_two_names_is_left_out(
     two = one.replace("Host box", "Host two").replace("127.0.0.1", "localhost")
     (tmp_path / "both").write_text(one.replace("Host box", "Host one") + two)
     code, out, err = remote("upscale", *asked, "--remote-dir", box.base, "--accept-new-host-key")
-    assert (code, "in common with another machine of this command" in out + err) == (0, True), err
+    assert (code, "use the same folder" in out + err) == (0, True), err
     assert len(list((tmp_path / "out").glob("*.png"))) == PAGES
 
 
@@ -160,7 +160,7 @@ def test_a_machine_that_is_not_to_be_had_is_done_without(
         values, lambda rentals, priced: used.append(len(rentals))
     )
     assert (used, cloud.machines) == ([1], {})
-    assert "going on with 1 of 3 machines" in capsys.readouterr().err
+    assert "continuing with 1 of 3 machines" in capsys.readouterr().err
     # Without the first one there is nothing to go on with.
     cloud.faults.clear()
     with pytest.raises(ProviderError, match="no machine is offered"):
