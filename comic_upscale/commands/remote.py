@@ -184,7 +184,7 @@ def upscale(
     """Send pages, upscale them remotely, and download each once it is done. Takes the options of `run`."""
     if rent is not None:
         if also:
-            raise SettingsError("--also names a machine that exists: with --rent, use --machines")
+            raise SettingsError("--also adds a machine that you already have: with --rent, use --machines")
         named = [Path(host), *(pages or ())] if host is not None else pages
         values = with_pages(given.values(), named, from_file)
         rented = RentedUpscale(rent, RentOptions(**renting.values()), ssh.values(), machines)
@@ -194,10 +194,10 @@ def upscale(
         raise SettingsError("name a remote machine: HOST, or --rent PROVIDER to rent one")
     if given_names := renting.values():
         flag = next(option.flag for option in RENT if option.name in given_names)
-        raise SettingsError(f"{flag} is about a rented machine: it needs --rent")
+        raise SettingsError(f"{flag} works with --rent only")
     if machines != 1:
         raise SettingsError(
-            "--machines is about rented machines: it needs --rent. --also names another machine"
+            "--machines works with --rent only: add a machine that you already have by --also"
         )
     with note_if_not_run(options.complete()["when_done"]):
         hosts = [SshOptions(host=each, **ssh.values()) for each in (host, *(also or ()))]

@@ -99,7 +99,7 @@ class RemoteSession:
         if not machines:
             raise failures[0]
         for failure in failures:
-            note(f"note: going on without a machine: {failure}")
+            note(f"note: continuing without a machine: {failure}")
         return machines
 
     def _finish(self, code: int, finished: JobFinished) -> int:

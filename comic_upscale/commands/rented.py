@@ -196,7 +196,7 @@ def rent_machine(
         options: of the user.
         ssh: options of `SshOptions` that the user gave.
         keep: whether the machine outlives a block that ends well.
-        among: how many machines, with this one, are to share what the budget leaves.
+        among: how many machines, including this one, share what is left of the budget.
         timing: how long each step may take.
 
     Raises:
@@ -233,7 +233,7 @@ def rent_machine(
                 with contextlib.suppress(KeyboardInterrupt):
                     _end_surely(rental)
             except ProviderError:
-                # Both are told: the first one may be about another machine that is still billed.
+                # Print both: the first may concern another machine that is still billed.
                 if isinstance(error, ComicUpscaleError):
                     note(str(error))
                 raise
@@ -261,7 +261,7 @@ def _end_text(name: str) -> str:
 def _hours(
     providers: Sequence[Provider], records: Records, options: RentOptions, offer: RentalOffer, among: int
 ) -> float:
-    """Return the hours that the budget leaves for a machine, if so many machines share it."""
+    """Return for how many hours the budget allows a machine when it leaves the same to each of several."""
     from comic_upscale.provisioning.budget import committed, hours_within
 
     if options.budget is None:
@@ -338,7 +338,7 @@ def _set_switch(provider: Provider, machine: RentedMachine, options: RentOptions
 
 
 _received: list[list[int]] = []
-"""The signals that have come, once for each open block of `end_before_a_signal_does`."""
+"""The signals received so far, for each open block of `end_before_a_signal_does`. Nested blocks share one list."""
 
 
 @contextlib.contextmanager
@@ -346,8 +346,7 @@ def end_before_a_signal_does() -> Iterator[None]:
     """Inside the block, the first Ctrl-C or SIGTERM is an exception, so that the machine is ended on the way out.
 
     While a machine is being ended, the exception comes after the end. The second signal only says so. The third ends
-    the process at once, and leaves the machine to its switch. A block inside another one, for another machine, goes on
-    counting.
+    the process at once, and leaves the machine to its switch. Nested blocks, one for each machine, count together.
 
     Raises:
         Exit: with the exit code of the signal.
@@ -411,7 +410,7 @@ class RentedUpscale:
 
         Args:
             values: settings of the job, by name.
-            use: processes the job on the machines, with settings that have their price together.
+            use: processes the job on the machines, with settings that include their total price.
         """
         from comic_upscale.commands.run import job_settings
         from comic_upscale.engines.registry import check_remote
@@ -458,7 +457,7 @@ class RentedUpscale:
                 )
                 if not rentals or not is_over:
                     raise
-                note(f"note: going on with {len(rentals)} of {self.machines} machines: {error}")
+                note(f"note: continuing with {len(rentals)} of {self.machines} machines: {error}")
                 break
         return rentals
 

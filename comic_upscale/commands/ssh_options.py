@@ -202,18 +202,18 @@ SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
 
 
 def check_different(machines: Sequence[SshOptions]) -> None:
-    """Check that no machine is named twice: it would do one job for two.
+    """Check that no machine is named twice: two connections would work in one folder.
 
     Raises:
         SettingsError: one is.
     """
     names: dict[tuple[object, ...], str] = {}
-    for machine in machines if len(machines) > 1 else ():
+    for machine in machines:
         address = machine.address()
         place = (address.user, address.host, address.port, address.jumps)
         if place in names:
             raise SettingsError(
-                f"--also: {machine.host} is the machine {names[place]}, which is named already"
+                f"--also: {machine.host} and {names[place]} are the same machine: name it once"
             )
         names[place] = machine.host
 

@@ -428,13 +428,13 @@ class Machine:
         """Make the folder of the job.
 
         Raises:
-            RemoteError: another machine of this command has it.
+            RemoteError: another machine of the same command already uses it.
         """
         used_by = self._link.check(self._fill(scripts.CLAIM, command=self._command, token=self._token))
         if used_by.decode(errors="replace").strip() != self._token:
             raise RemoteError(
-                f"{self.name} has the folder {self.base()} in common with another machine of this command: it is the "
-                "same machine, or both share a disk. Name it once, or choose a --remote-dir on a disk of its own"
+                f"{self.name} and another machine of this command use the same folder, {self.base()}: they are the "
+                "same machine, or they share a disk. Name the machine once, or choose a --remote-dir on a local disk"
             )
 
     def _put_python(self) -> None:
