@@ -96,7 +96,7 @@ def test_the_live_display_of_a_run_is_drawn_with_control_sequences(job: tuple[Pa
 
 @pytest.mark.parametrize(
     "command",
-    # Every other one, except in a long trial.
+    # Every third one, except in a long trial.
     [
         ["status", "--job", "out", "--failures", "--suspects"],
         ["status", "--job", "out", "--watch"],
@@ -113,7 +113,7 @@ def test_the_live_display_of_a_run_is_drawn_with_control_sequences(job: tuple[Pa
         [f"none{HOSTILE}"],
         ["models", "fetch", f"none{HOSTILE}"],
         ["run", "-i", "in", "--format", f"none{HOSTILE}"],
-    ][:: 1 if LONG else 2],
+    ][:: 1 if LONG else 3],
     ids=lambda command: " ".join(command[:2]).encode("ascii", "replace").decode(),
 )
 def test_no_command_prints_any(job: tuple[Path, str], command: list[str]) -> None:
@@ -130,7 +130,8 @@ COLUMNS = (
 
 
 @pytest.mark.parametrize(
-    ("place", "words"), pairs(COLUMNS, ["status --failures --suspects", "export --format csv"])
+    ("place", "words"),
+    pairs(COLUMNS, ["status --failures --suspects", "export --format csv"])[:: 1 if LONG else 3],
 )
 def test_no_text_of_a_ledger_is_printed_raw(
     job: tuple[Path, str], tmp_path: Path, place: str, words: str

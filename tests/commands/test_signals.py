@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.archives import make_zip, pictures
-from tests.conftest import draw, pairs
+from tests.conftest import LONG, draw, pairs
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -92,7 +92,7 @@ def test_a_signal_during_imports_ends_quietly(tmp_path: Path, module: str, numbe
     assert end(process) == (128 + number, "", "")
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", SIGNALS[: None if LONG else 1], ids=lambda number: number.name)
 def test_a_signal_while_pytorch_is_imported_ends_quietly(
     tmp_path: Path, tiny_weights: Path, number: signal.Signals
 ) -> None:

@@ -199,7 +199,9 @@ def test_any_value_in_any_column_ends_in_words(job: Job, table: str, column: str
     refused = []
     for what, value in ODD.items():
         job.put(table, column, value)
-        for read in READ:
+        # All of them check a ledger in one place. So what one refuses is given to one more, and what it reads to all.
+        is_read = not is_refused(READ[0], job.ledger, what)
+        for read in READ[1:] if LONG or is_read else rotate(list(READ[1:]), at)[:1]:
             is_refused(read, job.ledger, what)
         if is_refused(lambda path: Ledger(path).close(), job.ledger, what):
             refused.append(what)

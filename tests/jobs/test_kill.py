@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from tests.conftest import draw
+from tests.conftest import LONG, draw
 
 # A real run in a real process; only the network is exchanged for a quick one.
 PROGRAM = """
@@ -114,7 +114,9 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)][: 2 if LONG else 1]
+)
 def test_a_signal_ends_the_command_with_its_own_code_and_the_next_run_continues(
     tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:

@@ -128,7 +128,7 @@ def test_upload_sends_resumes_and_counts(box: Box, tree: Path, tmp_path: Path, w
     assert "0 to send" in run("upload.sh", *options, tree, f"box:{there}").stdout
 
 
-@pytest.mark.parametrize("shell", ["bash", "fish", "tcsh"])
+@pytest.mark.parametrize("shell", ["bash", "fish", "tcsh"] if LONG else ["fish"])
 def test_upload_does_not_mind_what_a_login_shell_prints(
     box: Box, tree: Path, tmp_path: Path, shell: str
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops
 
-from tests.conftest import draw, pairs
+from tests.conftest import LONG, draw, pairs
 from tests.server.running import RunningServer, wait_for
 from tests.server.test_access import OTHER, PASSWORD
 
@@ -546,7 +546,9 @@ def test_every_page_fits_and_says_nothing_on_the_console(
         "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
         *(f"/admin{each}" for each in admin_pages),
     ]  # fmt: skip
-    for page in pages:
+    # What is narrow is seen whole; by default, each of the wider sizes sees every other page.
+    wide = SIZES.index(width)
+    for page in pages if LONG or not wide else pages[wide - 1 :: 2]:
         admin.open(page)
         assert admin.run("return document.documentElement.scrollWidth") <= width, page
         assert admin.complaints() == [], page

@@ -28,7 +28,7 @@ from tests.worker.test_crashes import odd_command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills by signals")
 
-KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "3"))
+KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "2"))
 """Each costs the start of a worker. A long trial sets, for example, 200."""
 PAGES = 8
 
