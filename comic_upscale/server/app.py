@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
+from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server import log_context
 from comic_upscale.server.api import (
     admin,
@@ -121,12 +122,12 @@ class _EveryRequest:
             return
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
-        began, status = time.monotonic(), 500
+        began, status, has_begun = time.monotonic(), 500, False
 
         async def send_more(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 headers = MutableHeaders(scope=message)
                 if status == 413 and headers.get("content-type", "").startswith("text/plain"):
                     # The limit of a body answers before the handlers of errors do.
@@ -150,6 +151,12 @@ class _EveryRequest:
             await error_response(413, "too_large", _TOO_LARGE, None, {"Connection": "close"})(
                 scope, receive, send_more
             )
+        except Exception as error:
+            cause = error.__cause__ or error
+            if not has_begun or not isinstance(cause, ComicUpscaleError | FileNotFoundError):
+                raise
+            # The connection ends here, within the body: so the client knows that this is not all.
+            log.error("the answer broke off: %s", cause)
         finally:
             log.info(
                 "%s %s %s", scope["method"], _TOKEN.sub(r"\1...", scope["path"]), status,

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Self
 
 from comic_upscale.errors import StorageError
 from comic_upscale.server.files import ListedFile, StoredFile, checked_key, in_words, is_key
-from comic_upscale.storage.buckets import PART_BYTES, PARTS_IN_FLIGHT, READ_BYTES, NoRangesError, translated
+from comic_upscale.storage.buckets import (
+    PART_BYTES,
+    PARTS_IN_FLIGHT,
+    READ_BYTES,
+    NoRangesError,
+    sent,
+    translated,
+)
 from comic_upscale.storage.parts import open_part
 
 if TYPE_CHECKING:
@@ -166,7 +173,7 @@ class _ObjectWriter:
 
         data = self._held
         if self._upload is None:
-            translated(lambda: obstore.put(self._store, self._key, data, use_multipart=False))
+            sent(lambda: obstore.put(self._store, self._key, data, use_multipart=False))
         else:
             self._upload.finish(data)
             self._upload = None
@@ -220,7 +227,7 @@ class _Upload:
         import obstore
 
         try:
-            translated(
+            sent(
                 lambda: obstore.put(
                     self._store, self._key, self._take(), use_multipart=True, chunk_size=PART_BYTES,
                     max_concurrency=PARTS_IN_FLIGHT,

@@ -157,6 +157,19 @@ def translated(call: Callable[[], Any]) -> Any:
         raise UnreachableStorageError(f"the storage cannot be used: {_first_line(error)}") from None
 
 
+def sent(put: Callable[[], Any]) -> Any:
+    """Call the library to store an object, as `translated` does.
+
+    Raises:
+        StorageError: it may not be stored.
+    """
+    try:
+        return translated(put)
+    except FileNotFoundError as error:
+        # The parts of an upload are gone. If the answer to the last request was lost, they are the object now.
+        raise UnreachableStorageError(f"the storage lost the parts of an upload: {error}") from None
+
+
 def _first_line(error: Exception) -> str:
     return _QUERY.sub("", str(error).strip().partition("\n")[0])[:_LONGEST_MESSAGE]
 
@@ -285,7 +298,7 @@ class Bucket:
                 chunk_size=PART_BYTES, max_concurrency=PARTS_IN_FLIGHT,
             )  # fmt: skip
 
-        found = self._try(put)
+        found = self._try(lambda: sent(put))
         return Listed(key, size, 0, found.get("e_tag"))
 
     def copy(self, key: str, to: str) -> None:

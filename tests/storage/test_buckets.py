@@ -86,6 +86,13 @@ def test_a_large_object_is_sent_and_read_in_parts_through_faults(proxy: FaultPro
     data = bytes(range(256)) * (10 << 12)
     proxy.plan = break_every({1, 3}, "unavailable")
     bucket.put(f"{prefix}/large", io.BytesIO(data))
+    # The answer to the request that makes the parts an object is lost: the parts are gone then.
+    lost = itertools.count()
+    proxy.plan = lambda method, path, _: (
+        "lost answer" if method == "POST" and "uploadId=" in path and not next(lost) else None
+    )
+    bucket.put(f"{prefix}/large", io.BytesIO(data))
+    assert proxy.broken[-1] == "lost answer"
     listed = bucket.head(f"{prefix}/large")
     proxy.plan = break_every({0, 2}, "cut")
     target = io.BytesIO()
