@@ -37,7 +37,7 @@ OPERATORS = re.compile(r"\|\||&&|[|;&]|\d?>&?\d?\S*|<\S*")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
-SMALLER = 4
+SMALLER = 3
 """How many times smaller than the example pages the copies are, so that the examples run quickly."""
 
 FOREIGN = {
