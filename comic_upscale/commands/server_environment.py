@@ -29,6 +29,7 @@ _PACKAGES = (
     "itsdangerous",
     "limits",
     "pyotp",
+    "segno",
     "sqlalchemy",
     "uvicorn",
     "zipstream",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import httpx2 as httpx
+import numpy as np
 import pyotp
 import pytest
 
@@ -97,6 +99,20 @@ def test_the_page_for_signing_in_asks_for_the_code(services: Services, secret: s
         assert browser.post("/sign-in", data=form | {"code": code_of(secret)}).status_code == 303
 
 
+def scanned(html: str) -> str:
+    """What an app reads from the QR code of a page. Its lines are steps to the side, and lengths of black."""
+    cv2 = pytest.importorskip("cv2", reason="opencv is not installed: pip install opencv-python-headless")
+    steps = re.findall(r"([Mmh])(-?[\d.]+)(?: (-?[\d.]+))?", html.split('class="qrline"')[1].split('"')[3])
+    picture, x, y = np.full((100, 100), 255, np.uint8), 0, 0.0
+    for kind, across, down in steps:
+        if kind == "h":
+            picture[int(y), x : x + int(across)] = 0
+        else:
+            y = float(down) + (y if kind == "m" else 0)
+        x = int(across) + (0 if kind == "M" else x)
+    return str(cv2.QRCodeDetector().detectAndDecode(picture.repeat(6, 0).repeat(6, 1))[0])
+
+
 def test_the_second_factor_is_set_up_and_removed_on_the_account_page(services: Services) -> None:
     add_person(services, "ann")
     with pages_of(services) as browser:
@@ -107,6 +123,7 @@ def test_the_second_factor_is_set_up_and_removed_on_the_account_page(services: S
         shown = begun.split("shown only now.")[1].split("<code>")[1].split("</code>")[0]
         secret = shown.replace(" ", "")
         assert f'href="otpauth://totp/comic-upscale:ann?secret={secret}&amp;' in begun
+        assert scanned(begun).startswith(f"otpauth://totp/comic-upscale:ann?secret={secret}&")
         # The page tells nobody the secret a second time.
         again = browser.get("/account").text
         assert secret not in again and shown not in again and "Begin again with a new key" in again

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Form, Request, Response
+from markupsafe import Markup
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
@@ -233,7 +234,7 @@ async def _account_page(
 
     own = await services.database.read_async(read)
     return render(
-        request, "account.html", status=status, error=error, new_key=new_key, secret=secret, **own,
+        request, "account.html", status=status, error=error, new_key=new_key, secret=secret, qr_code=_qr_code, **own,
         scopes=[scope for scope in SCOPES if scope in person.account.scopes],
     )  # fmt: skip
 
@@ -249,3 +250,11 @@ def _with_cookie(response: Response, answer: Response) -> Response:
         if name == b"set-cookie":
             response.raw_headers.append((name, value))
     return response
+
+
+def _qr_code(text: str) -> Markup:
+    """Return a QR code as SVG. Its ground is white in dark colours, too: some apps read no other."""
+    import segno
+
+    code = segno.make_qr(text)
+    return Markup(code.svg_inline(scale=5, light="#fff", title="The key as a QR code", svgclass="qr-code"))
