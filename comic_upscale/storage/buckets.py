@@ -33,6 +33,8 @@ MARK = "comicupscale"
 _QUERY = re.compile(r"\?\S*")
 """Of an address in a message. It may contain a signature."""
 _LONGEST_MESSAGE = 400
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+"""How S3 and Google, and Azure, name a bucket that does not exist."""
 _NO_CREDENTIALS = "169.254.169.254"
 """The address that is asked for the rights of a rented machine where nothing else gives any."""
 _LISTED_AT_ONCE = 8
@@ -124,8 +126,8 @@ def translated(call: Callable[[], Any]) -> Any:
 
     try:
         return call()
-    except NotFoundError as error:
-        if "NoSuchBucket" in str(error):
+    except (NotFoundError, FileNotFoundError) as error:
+        if any(code in str(error) for code in _NO_BUCKET):
             raise StorageError("the bucket does not exist: create it, or correct its name") from None
         raise FileNotFoundError(_first_line(error)) from None
     except (PermissionDeniedError, UnauthenticatedError) as error:
@@ -142,6 +144,11 @@ def translated(call: Callable[[], Any]) -> Any:
     except BaseError as error:
         if "non-partial response" in str(error):
             raise NoRangesError("the storage does not send ranges") from None
+        if _NO_CREDENTIALS in str(error):
+            raise StorageError(
+                f"no credentials for the bucket were found: set {_login_variables(error)}, or run on a machine with a "
+                "role"
+            ) from None
         # A listing has no kinds of errors in the library.
         if " 403 Forbidden" in str(error) or " 401 Unauthorized" in str(error):
             raise StorageError(
@@ -149,11 +156,6 @@ def translated(call: Callable[[], Any]) -> Any:
             ) from None
         if " 404 Not Found" in str(error):
             raise StorageError("the bucket does not exist: create it, or correct its name") from None
-        if _NO_CREDENTIALS in str(error):
-            raise StorageError(
-                "no credentials for the bucket were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run "
-                "on a machine with a role"
-            ) from None
         raise UnreachableStorageError(f"the storage cannot be used: {_first_line(error)}") from None
 
 
@@ -168,6 +170,15 @@ def sent(put: Callable[[], Any]) -> Any:
     except FileNotFoundError as error:
         # The parts of an upload are gone. If the answer to the last request was lost, they are the object now.
         raise UnreachableStorageError(f"the storage lost the parts of an upload: {error}") from None
+
+
+def _login_variables(error: Exception) -> str:
+    """Return the variables with the login of the service that an error is about."""
+    if "Generic GCS error" in str(error):
+        return "GOOGLE_APPLICATION_CREDENTIALS"
+    if "Azure error" in str(error):
+        return "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+    return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 
 def _first_line(error: Exception) -> str:

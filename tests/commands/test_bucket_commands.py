@@ -9,9 +9,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from comic_upscale.cli import app
+from comic_upscale.settings.places import place_of
 from tests.archives import picture
 from tests.engines.test_command import QUICK_ENGINE
-from tests.storage.conftest import OpenBucket, bucket_of, open_bucket, servers
+from tests.storage.conftest import OFTEN, OpenBucket, bucket_of, open_bucket, servers
 
 __all__ = ["open_bucket", "servers"]
 
@@ -30,9 +31,12 @@ def call(*words: object, code: int = 0) -> Result:
     return result
 
 
-def test_a_job_between_buckets_from_the_check_to_the_report(open_bucket: OpenBucket, home: Path) -> None:
-    address = open_bucket("moto")
-    source, output = (f"s3://comics/{address.name}/{name}" for name in ("in", "out"))
+@pytest.mark.parametrize("kind", [kind for kind in OFTEN if kind != "rclone"])
+def test_a_job_between_buckets_from_the_check_to_the_report(
+    open_bucket: OpenBucket, home: Path, kind: str
+) -> None:
+    address = open_bucket(kind)
+    source, output = (place_of(address / name).address for name in ("in", "out"))
     for number in range(3):
         bucket_of(address / "in").put(f"ch 1/{number}.png", picture(number))
     job = ("run", "--input", source, "--output", output, *QUICK_ENGINE, "--scale", "2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,12 +28,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-STORES = ["local", "memory", "moto", "rclone"]
+BUCKETS = ["moto", "rclone", "google", "azurite"]
+OFTEN = BUCKETS if os.environ.get("COMIC_UPSCALE_TEST_LONG") else ["moto", "rclone", "azurite"]
+"""For suites with many tests. Google's dialect differs from Amazon's in little."""
+STORES = ["local", "memory", *OFTEN]
 
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], buckets.Bucket]]:
-    """Returns the running server of a kind, ``moto`` or ``rclone``; starts it for the first test."""
+    """Returns the running server of a kind of `BUCKETS`; starts it for the first test."""
     running: dict[str, buckets.Bucket] = {}
     with contextlib.ExitStack() as stack:
 
@@ -60,7 +64,7 @@ def open_bucket(
         server = servers(kind)
         for name, value in server.variables().items():
             monkeypatch.setenv(name, value)
-        return Path(f"s3://{server.name}/{tmp_path.name}")
+        return Path(f"{server.scheme}://{server.name}/{tmp_path.name}")
 
     return open
 
@@ -86,7 +90,7 @@ def make_sources(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSources:
     def make(objects: dict[str, bytes]) -> SourceStore:
         if request.param == "memory":
             return MemorySourceStore(objects)
-        if request.param in ("moto", "rclone"):
+        if request.param in BUCKETS:
             address = request.getfixturevalue("open_bucket")(request.param) / "in"
             for name, data in objects.items():
                 bucket_of(address).put(name, data)

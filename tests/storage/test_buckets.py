@@ -24,7 +24,7 @@ from comic_upscale.storage.object_outputs import ObjectOutputStore
 from comic_upscale.storage.object_sources import ObjectSourceStore
 from comic_upscale.storage.ranged import open_ranged
 from tests.server import buckets
-from tests.storage.conftest import OpenBucket, bucket_of
+from tests.storage.conftest import BUCKETS, OpenBucket, bucket_of
 from tests.storage.proxy import Fault, FaultProxy, fault_proxy
 
 FAULTS: list[Fault] = ["unavailable", "reset", "cut", "lost answer", "slow"]
@@ -40,9 +40,8 @@ def proxy(
     server = servers(request.param)
     monkeypatch.setitem(buckets_module.RETRIES, "max_retries", 0)
     with fault_proxy(server.endpoint) as running:
-        for name, value in server.variables().items():
+        for name, value in server.behind(running.endpoint).variables().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
         yield running
 
 
@@ -158,7 +157,7 @@ def test_a_bucket_that_does_not_answer(proxy: FaultProxy, prefix: str) -> None:
             write()
 
 
-@pytest.mark.parametrize("kind", ["moto", "rclone"])
+@pytest.mark.parametrize("kind", BUCKETS)
 def test_what_a_bucket_allows_is_said_and_leaves_nothing(open_bucket: OpenBucket, kind: str) -> None:
     address = open_bucket(kind)
     bucket_of(address).put("in/ch/1.png", b"x")
@@ -172,20 +171,28 @@ def test_what_a_bucket_allows_is_said_and_leaves_nothing(open_bucket: OpenBucket
     assert [each.key for each in bucket_of(address).walk()] == ["in/ch/1.png"]
 
 
-def test_a_right_that_is_missing_is_named(open_bucket: OpenBucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only rclone checks signatures and secrets."""
-    address = open_bucket("rclone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+@pytest.mark.parametrize(
+    ("kind", "secret"), [("rclone", "AWS_SECRET_ACCESS_KEY"), ("azurite", "AZURE_STORAGE_ACCOUNT_KEY")]
+)
+def test_a_right_that_is_missing_is_named(
+    open_bucket: OpenBucket, monkeypatch: pytest.MonkeyPatch, kind: str, secret: str
+) -> None:
+    """moto checks no secrets."""
+    address = open_bucket(kind)
+    monkeypatch.setenv(secret, "wrongwrong==")
     with pytest.raises(StorageError, match=r"allow to list.*s3:ListBucket"):
         check_input(address, lambda _: None)
     with pytest.raises(StorageError, match=r"allow to write.*s3:PutObject"):
         check_output(address, lambda _: None)
 
 
-def test_a_bucket_that_does_not_exist_is_named_at_once(open_bucket: OpenBucket) -> None:
-    open_bucket("moto")
-    with pytest.raises(StorageError, match="bucket does not exist"):
-        check_input(Path("s3://no-such-bucket/x"), lambda _: None)
+@pytest.mark.parametrize("kind", ["moto", "google", "azurite"])
+def test_a_bucket_that_does_not_exist_is_named_at_once(open_bucket: OpenBucket, kind: str) -> None:
+    address = Path(f"{place_of(open_bucket(kind)).kind}://no-such-bucket/x")
+    for check in (check_input, check_output):
+        with pytest.raises(StorageError, match="the bucket does not exist: create it") as caught:
+            check(address, lambda _: None)
+        assert "\n" not in str(caught.value)
 
 
 def test_odd_names_in_a_bucket(open_bucket: OpenBucket) -> None:
@@ -222,3 +229,21 @@ def test_the_output_of_a_bucket_is_not_taken_for_its_input(open_bucket: OpenBuck
     assert not outputs.is_marked("2.png")
     with pytest.raises(PageError, match="too long"):
         asyncio.run(outputs.put("x" * 1100, b"x", 1))
+
+
+@pytest.mark.parametrize(
+    ("service", "variable"),
+    [
+        ("S3", "AWS_ACCESS_KEY_ID"),
+        ("GCS", "GOOGLE_APPLICATION"),
+        ("MicrosoftAzure", "AZURE_STORAGE_ACCOUNT_KEY"),
+    ],
+)
+def test_a_login_that_is_missing_is_named(service: str, variable: str) -> None:
+    from obstore.exceptions import BaseError
+
+    def ask_the_machine() -> None:
+        raise BaseError(f"Generic {service} error: GET http://169.254.169.254/token: 403 Forbidden")
+
+    with pytest.raises(StorageError, match=f"no credentials for the bucket were found: set .*{variable}"):
+        buckets_module.translated(ask_the_machine)
