@@ -30,8 +30,15 @@ def prune_lines(result: PruneResult) -> list[str]:
             if result.removed
             else f"{files}, {size}; nothing was removed: add --yes to remove"
         )
-    elif not result.files:
+    elif not (result.files or result.answers):
         lines.append("nothing to prune: every output has its source")
+    if result.answers:
+        pages = "1 page" if result.answers == 1 else f"{result.answers:,} pages"
+        verb = "removed" if result.removed else "would remove, with --yes"
+        lines.append(
+            f"{verb}: answers that were paid for, of {pages}, which no run needs any more "
+            f"({megabytes(result.answer_bytes)})"
+        )
     if result.unplanned:
         lines.append(
             f"{result.unplanned:,} more sources went away since the last run: run the job again first, which moves the "

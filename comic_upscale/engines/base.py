@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
+from comic_upscale.storage.answers import AskingPage
 
 if TYPE_CHECKING:
     from comic_upscale.models.weights import ResolvedWeights
@@ -132,6 +133,9 @@ class Engine(Protocol):
 
     An engine that is billed by call may have a method ``charge(spending)``, which `charge` calls before the first page.
     It records every call there before it makes it.
+
+    An engine that keeps answers may have a method ``ask_for(page)``, which `ask_for` calls with the page of the job
+    before each call of the engine.
 
     An engine whose calls take minutes may have a method ``follow(on_part)``, which `follow` calls. From then on it
     tells ``on_part`` what it has done of each call, or nobody if that is None.
@@ -328,6 +332,13 @@ def follow(engine: Engine, on_part: OnPart | None) -> None:
         method(on_part)
 
 
+def ask_for(engine: Engine, page: AskingPage | None) -> None:
+    """Tell an engine that keeps answers whose page comes next; None if that is unknown. On the engine's thread."""
+    method: Callable[[AskingPage | None], None] | None = getattr(engine, "ask_for", None)
+    if method is not None:
+        method(page)
+
+
 class KeptOpen:
     """An engine that its user does not end: whoever opened it closes it later.
 
@@ -357,6 +368,10 @@ class KeptOpen:
     def follow(self, on_part: OnPart | None) -> None:
         """Let the engine tell what it has done."""
         follow(self._engine, on_part)
+
+    def ask_for(self, page: AskingPage | None) -> None:
+        """Tell the engine whose page comes next."""
+        ask_for(self._engine, page)
 
     def close(self) -> None:
         """Leave the engine open."""

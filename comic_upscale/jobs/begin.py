@@ -18,6 +18,7 @@ from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Listener
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.context import JobContext
+from comic_upscale.jobs.paid_answers import forget_recorded
 from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.bucket_copy import LedgerCopy
 from comic_upscale.ledger.lock import hold_job
@@ -116,7 +117,7 @@ async def begin_run(
         prepared = await on_ledger(prepare_job, record, discovery, sources, stores.outputs, folders, ledger)
         job_id = prepared.job_id
         answers = AnswerStore(answers_folder(job.settings.folder))
-        await on_ledger(_forget_used, answers, ledger)
+        await on_ledger(forget_recorded, answers, ledger, job_id)
         spending = await on_ledger(_meter, job.settings, ledger, job_id)
         price = None if spending is None else spending.price
         run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
@@ -151,13 +152,6 @@ async def begin_run(
             raise
         finally:
             heartbeats.cancel()
-
-
-def _forget_used(answers: AnswerStore, ledger: Ledger) -> None:
-    """Delete answers whose page an earlier run recorded just before it was killed; runs on the thread of the ledger."""
-    used = answers.used()
-    finished = ledger.finished(used.values())
-    answers.forget(page for page, row_id in used.items() if row_id in finished)
 
 
 def _check_price(job: ResolvedJob, ledger: Ledger) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.context import JobContext
+from comic_upscale.jobs.paid_answers import find_unneeded
 from comic_upscale.jobs.replace import ReplaceResult, count_replaced, replace_sources
 from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, copy_files, find_stale_copies, plan_copies
 from comic_upscale.ledger.records import CopiedFile
@@ -54,6 +55,8 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
     replaced = await _replace_sources(context)
     await on_ledger(ledger.end_run, context.run_id, end.state, end.reason)
     counts = await on_ledger(ledger.counts, job_id)
+    if set(counts) <= {"done"}:
+        await on_ledger(_forget_answers, context)
     failed_pages = await on_ledger(ledger.failures, job_id, SHOWN_FAILURES)
     volumes, volumes_done, volumes_cut = await on_ledger(ledger.volume_counts, job_id)
     suspects = await on_ledger(ledger.suspects, job_id)
@@ -95,6 +98,11 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
     )
     context.emit(finished)
     return finished
+
+
+def _forget_answers(context: JobContext) -> None:
+    """Delete what is left of answers that were paid for, once every page is done. On the thread of the ledger."""
+    context.answers.forget(find_unneeded(context.answers, context.ledger, context.job_id))
 
 
 async def _replace_sources(context: JobContext) -> ReplaceResult:

@@ -14,6 +14,7 @@ from typing import Any
 
 from comic_upscale.errors import InputError, LedgerError, PageError, SettingsError
 from comic_upscale.jobs.job_files import output_folder
+from comic_upscale.jobs.paid_answers import find_unneeded
 from comic_upscale.ledger.changes import GoneOutput
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.queries import read_newest_job
@@ -25,7 +26,8 @@ from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.gone import hidden_prefixes
 from comic_upscale.planning.output_checks import is_among_sources, source_folders
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger, path_text
+from comic_upscale.settings.paths import MARKER_FOLDER, answers_folder, default_ledger, path_text
+from comic_upscale.storage.answers import AnswerStore
 from comic_upscale.storage.base import OutputStore, StoredObject, sha256_of
 from comic_upscale.storage.stores import Stores, open_stores
 
@@ -58,6 +60,10 @@ class PruneResult:
     """Files to remove, and files that stay, in the order of the ledger."""
     unplanned: int
     """Sources that went away since the last run. Only a run tells renamed sources from deleted ones."""
+    answers: int = 0
+    """Pages with answers of a service that was paid by call, which no run needs any more. They are removed, too."""
+    answer_bytes: int = 0
+    """Bytes of these answers."""
 
     @property
     def to_remove(self) -> tuple[PrunedFile, ...]:
@@ -144,9 +150,15 @@ class _Pruning:
                 self._decide_row(row, in_use, decided)
         self._decide_copies(in_use, decided)
         files = decided.files
+        answers = AnswerStore(answers_folder(self._settings.folder))
+        unneeded = find_unneeded(answers, self._ledger, self._job_id, self._is_gone)
+        answer_bytes = answers.size(unneeded)
         if remove:
             files = list(self._remove(decided))
-        return PruneResult(path_text(self._settings.output), remove, tuple(files), unplanned)
+            answers.forget(unneeded)
+        return PruneResult(
+            path_text(self._settings.output), remove, tuple(files), unplanned, len(unneeded), answer_bytes
+        )
 
     def _is_gone(self, source: str) -> bool:
         """Return whether a page or volume is no longer in the input. One that was not looked at is not gone."""

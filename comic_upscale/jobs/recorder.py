@@ -32,6 +32,7 @@ from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.records import PageDone, PageFailed, PageResult
 from comic_upscale.planning.output_checks import PlannedPage
 from comic_upscale.planning.volumes import PlannedVolume
+from comic_upscale.storage.answers import AskingPage
 from comic_upscale.storage.base import size_of
 
 HELD_BYTES = 32 << 20
@@ -169,8 +170,8 @@ class Recorder:
             else:
                 await run_in(self._context.files, self._move_stored, outcome.stored, page.output)
             if outcome.answers:
-                answers = self._context.answers
-                await run_in(self._context.files, answers.note_row, outcome.answers, page.row_id)
+                asking = AskingPage(page.row_id, page.source)
+                await run_in(self._context.files, self._context.answers.note, outcome.answers, asking)
         except Exception as error:
             failure = as_page_error(error, page.source)
             return failed_page(page.row_id, page.source, failure, seconds=outcome.seconds)

@@ -114,6 +114,19 @@ class GoneOutput:
     """Of the output."""
 
 
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A row of a source that several jobs may have."""
+
+    id: int
+    source: str
+    state: str
+    is_of_job: bool
+    """Whether it belongs to the job in question."""
+    has_its_input: bool
+    """Whether its job has the same input as that job."""
+
+
 class LibraryChanges(LedgerFile):
     """What happens to records when files outside of our control move. Arguments and errors as in `LedgerFile`."""
 
@@ -330,6 +343,16 @@ class LibraryChanges(LedgerFile):
                 for volume, black, white in cursor
                 if black is None or white is None or 0 <= black < white <= 255
             }
+
+    def rows_of_sources(self, job_id: int, sources: Set[str]) -> list[SourceRow]:
+        """Return the rows of these sources in all jobs of the ledger, compared with one job."""
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select pages.id, source, state, job_id = ?1, input = (select input from jobs where id = ?1)"
+                " from pages join jobs on jobs.id = job_id where source in (select value from json_each(?2))",
+                [job_id, json.dumps(sorted(sources))],
+            )
+            return [SourceRow(row[0], str(row[1]), str(row[2]), bool(row[3]), bool(row[4])) for row in cursor]
 
     def record_levels(self, job_id: int, volume: str, points: tuple[int, int] | None) -> None:
         """Record the points of a volume, before the first page that gets them is done."""

@@ -242,12 +242,6 @@ class Ledger(LibraryChanges):
         with self._translate_errors():
             return [DoneRow(*row) for row in self._db.execute(SELECT_DONE_ROWS, [job_id])]
 
-    def finished(self, row_ids: Iterable[int]) -> Set[int]:
-        """Return those of these rows whose page is done."""
-        query = "select 1 from pages where id = ? and state = 'done'"
-        with self._translate_errors():
-            return {row_id for row_id in row_ids if self._db.execute(query, [row_id]).fetchone()}
-
     def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str, str]]:
         """Return the finished pages of a job that are not copies and whose sources have one of these sizes.
 

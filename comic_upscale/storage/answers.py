@@ -5,10 +5,11 @@ Whoever kills a run loses its pages in flight. The next run asks for nothing tha
 
 from __future__ import annotations
 
-import contextlib
+import json
 import re
 import shutil
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from comic_upscale.errors import OutputError
@@ -16,8 +17,19 @@ from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.marker import make_marker_folder
 
 _NAME = re.compile(r"[0-9a-z-]{1,128}")
-_ROW = ".row"
-"""The file that names the row of a page whose output is in its place. No part has such a name."""
+_NOTE = ".page"
+"""The file that says which page of the job has asked. No part has such a name."""
+_LARGEST_NOTE = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class AskingPage:
+    """The page of a job for which a service is asked."""
+
+    row_id: int
+    """Its row in the ledger."""
+    source: str
+    """As the ledger names it. A new ledger may have another page in that row."""
 
 
 class AnswerStore:
@@ -42,8 +54,8 @@ class AnswerStore:
         except OSError:
             return None
 
-    def put(self, page: str, part: str, data: bytes) -> None:
-        """Keep an answer; arguments as for `get`.
+    def put(self, page: str, part: str, data: bytes, asking: AskingPage | None = None) -> None:
+        """Keep an answer; arguments as for `get`, and the page of the job that has asked, if it is known.
 
         Raises:
             OutputError: it cannot be written.
@@ -54,27 +66,34 @@ class AnswerStore:
             make_marker_folder(self._folder.parents[1])
         except OSError as error:
             raise OutputError(f"{self._folder} cannot be written: {error.strerror or error}") from error
+        is_first = not path.parent.is_dir()
         write_whole(data, path)
+        if is_first and asking is not None:
+            self.note([page], asking)
 
-    def note_row(self, pages: Iterable[str], row_id: int) -> None:
-        """Note the row of the ledger for which the answers of pages were used.
+    def note(self, pages: Iterable[str], asking: AskingPage) -> None:
+        """Note the page of the job that uses answers.
 
-        Whoever kills a run after the row was recorded leaves answers that nobody needs. `used` finds them by this note.
+        By this note, answers are found that nobody needs: a run was killed after their page was recorded, or the page
+        will never be done.
+
+        Raises:
+            OutputError: it cannot be written.
         """
         for page in pages:
             if (folder := self._path(page, "x").parent).is_dir():
-                write_whole(str(row_id).encode("ascii"), folder / _ROW, make_folders=False)
+                note = json.dumps(asdict(asking)).encode("ascii")
+                write_whole(note, folder / _NOTE, make_folders=False)
 
-    def used(self) -> dict[str, int]:
-        """Return the row for which the answers of each page were used, by page; pages without a note are left out."""
-        found = {}
-        for note in self._folder.glob(f"*/{_ROW}"):
-            if not _NAME.fullmatch(note.parent.name):
-                continue
-            with contextlib.suppress(OSError, ValueError):
-                # A row's number has 64 bits.
-                found[note.parent.name] = int(note.read_bytes()[:18])
-        return found
+    def noted(self) -> dict[str, AskingPage | None]:
+        """Return the page of the job for each page that has answers; None for one without a note."""
+        folders = self._folder.iterdir() if self._folder.is_dir() else ()
+        return {each.name: _read_note(each / _NOTE) for each in sorted(folders) if _NAME.fullmatch(each.name)}
+
+    def size(self, pages: Iterable[str]) -> int:
+        """Return the bytes of the answers of pages."""
+        files = (file for page in pages for file in self._path(page, "x").parent.glob("*"))
+        return sum(file.lstat().st_size for file in files if file.name != _NOTE)
 
     def forget(self, pages: Iterable[str]) -> None:
         """Delete the answers of pages. What cannot be deleted stays."""
@@ -85,3 +104,17 @@ class AnswerStore:
         if not (_NAME.fullmatch(page) and _NAME.fullmatch(part)):
             raise ValueError(f"not names of an answer: {page!r}, {part!r}")
         return self._folder / page / part
+
+
+def _read_note(path: Path) -> AskingPage | None:
+    """Return a note; None if it is none, as after a crash."""
+    try:
+        with path.open("rb") as opened:
+            values = json.loads(opened.read(_LARGEST_NOTE))
+        row_id, source = values["row_id"], values["source"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if type(row_id) is not int or not isinstance(source, str):
+        return None
+    # Other text is no text of a database.
+    return AskingPage(row_id, source.encode(errors="replace").decode())

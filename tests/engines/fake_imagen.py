@@ -33,6 +33,8 @@ class FakeImagen:
         """Width, height and factor of each picture that was enlarged."""
         self.tones: list[int] = []
         """Levels that are added to the next pictures, as a model does that never draws the same twice."""
+        self.token: tuple[int, Any] | None = None
+        """The answer of the token service, in place of a token."""
         self.on_call: Callable[[], None] = lambda: None
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (FakeHandler,), {"fake": self}))
         server.daemon_threads = True
@@ -77,6 +79,9 @@ class FakeHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/token":
             assert ASSERTION.replace(":", "%3A").encode() in body and b"assertion=" in body
+            if self.fake.token is not None:
+                self.answer(*self.fake.token)
+                return
             self.answer(200, {"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"})
             return
         self.fake.on_call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -22,6 +23,7 @@ from PIL import Image
 pytest.importorskip("google.auth", reason="the extra [imagen] is not installed")
 
 from comic_upscale.console.display import LogDisplay
+from comic_upscale.console.prune_text import prune_lines
 from comic_upscale.console.text import status_lines
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines import registry
@@ -31,6 +33,7 @@ from comic_upscale.errors import CeilingError, DeviceError, PageError, SettingsE
 from comic_upscale.execution.events import Event, Progress
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.gate.seams import worst_seam
+from comic_upscale.jobs.prune import prune
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import JobSettings
@@ -51,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeImage
 @pytest.fixture
 def fake(server: tuple[FakeImagen, Path]) -> FakeImagen:
     fake = server[0]
-    fake.planned, fake.calls, fake.tones, fake.billed = [], [], [], 0
+    fake.planned, fake.calls, fake.tones, fake.billed, fake.token = [], [], [], 0, None
     fake.on_call = lambda: None
     return fake
 
@@ -102,6 +105,12 @@ def draw_page(folder: Path, name: str = "a.png", size: tuple[int, int] = (60, 80
     number = sum(name.encode())
     pixels = np.random.default_rng(number).integers(0, 255, (size[1] // 4, size[0] // 4, 3), np.uint8)
     Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / name)
+
+
+def png_of(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    return file.getvalue()
 
 
 # What the service is sent, and what comes of its answers
@@ -176,6 +185,7 @@ def test_gray_and_16_bits_come_back_as_they_went(make: MakeImagen, kind: type[np
 
 # Its errors
 
+SMALL = base64.b64encode(png_of(59, 80)).decode()
 BUSY = {"error": {"code": 429, "message": "Quota exceeded", "status": "RESOURCE_EXHAUSTED"}}
 
 
@@ -207,27 +217,74 @@ def test_half_an_answer_is_paid_for_and_asked_for_again(
         ((200, {"predictions": [{"raiFilteredReason": "People"}]}, {}), REFUSED, "People"),
         ((400, {"error": {"message": "bad image", "status": "INVALID_ARGUMENT"}}, {}), FAILED, "bad image"),
         ((200, {"predictions": [{"bytesBase64Encoded": "aGVsbG8="}]}, {}), FAILED, "not 60x80"),
+        ((200, {"predictions": [{"bytesBase64Encoded": SMALL}]}, {}), FAILED, "not 60x80"),
+        (
+            (200, {"raiFilteredReason": "V\x1b[2J\u202eio\nlence\ud800"}, {}),
+            REFUSED,
+            "filter: V\\[2Jio lence$",
+        ),
+        ((200, {}, {}), FAILED, "without a picture"),
+        ((200, {"predictions": []}, {}), FAILED, "without a picture"),
+        ((200, [], {}), FAILED, "without a picture"),
+        ((200, {"predictions": [{"bytesBase64Encoded": 1}]}, {}), FAILED, "without a picture"),
+        ((200, {"predictions": [{"bytesBase64Encoded": "%%%"}]}, {}), FAILED, "without a picture"),
+        ((302, {}, {"Location": "http://127.0.0.1:9/"}), FAILED, "status 302"),
     ],
-    ids=["refused", "prediction refused", "invalid", "no picture"],
+    ids=[
+        "refused",
+        "prediction refused",
+        "invalid",
+        "not a picture",
+        "another size",
+        "refused with odd characters",
+        "nothing",
+        "no predictions",
+        "a list",
+        "a number",
+        "not base64",
+        "elsewhere",
+    ],
 )
 def test_what_concerns_a_page_fails_that_page_in_words(
     fake: FakeImagen, make: MakeImagen, answer: tuple[int, object, dict[str, str]], kind: str, words: str
 ) -> None:
     fake.planned = [answer]
+    engine, spending = open_engine(make()), Spending(0.0)
+    charge(engine, spending)
     with pytest.raises(PageError, match=words) as caught:
-        open_engine(make()).upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
-    assert caught.value.kind == kind
+        engine.upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+    assert caught.value.kind == kind and str(caught.value).isprintable()
+    # It is counted if the service may bill it, and no whole answer is asked for again.
+    assert spending.spent() == pytest.approx(PRICE if answer[0] == 200 else 0) and not fake.billed
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b'{"predictions": []}', b"[]", b'{"predictions": [{"bytesBase64Encoded": 1}]}']
+    "body",
+    [b"", b'{"predictions": [{"bytes', b"\xff\xfe", b"[" * 100_000],
+    ids=["empty", "cut", "not text", "too deep"],
 )
-def test_an_answer_without_a_picture_never_becomes_a_page(
+def test_an_answer_that_is_not_whole_never_becomes_a_page(
     fake: FakeImagen, make: MakeImagen, pauses: list[float], body: bytes
 ) -> None:
     fake.planned = [(200, body, {})] * 3
     with pytest.raises(PageError, match="3 attempts"):
         open_engine(make(attempts=3)).upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+    assert not fake.planned
+
+
+def test_credentials_that_are_no_longer_valid_end_the_run_and_cost_nothing(
+    fake: FakeImagen, make: MakeImagen, tmp_path: Path
+) -> None:
+    draw_page(tmp_path / "in")
+    fake.token = (400, {"error": "invalid_grant", "error_description": "Token has been revoked: secret-42"})
+    with pytest.raises(DeviceError, match="does not accept the credentials") as caught:
+        run_job(make())
+    assert "secret-42" not in f"{caught.value!r} {caught.value.__cause__!r}"
+    status = read_status(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3")
+    assert status.spent == 0 and not fake.calls
+    # The page is not blamed, and the next run does it.
+    fake.token = None
+    assert (status.pending, run_job(make()).done) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +392,7 @@ def test_a_page_that_was_stopped_between_its_tiles_pays_only_the_rest(
     sent = list(fake.calls)
     assert len(sent) == 2
     kept = answers_folder(tmp_path / "out")
-    assert len([path for path in kept.rglob("*") if path.is_file()]) == 2
+    assert len([path for path in kept.rglob("*") if path.is_file() and path.name != ".page"]) == 2
     result = run_job(make({"max_cost": 1.0}, overlap=8))
     assert result.done == 1 and fake.billed == len(fake.calls) > 2
     status = read_status(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3")
@@ -357,11 +414,14 @@ def test_a_run_and_its_status_say_which_tile_is_under_way(
     ledger, lines = tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3", list[str]()
     events, shown = list[Progress](), list[str]()
 
+    def is_in_the_second_tile(event: Progress) -> bool:
+        return any(page.done == 1 for page in event.within)
+
     def wait_in_the_second_call() -> None:
         if len(fake.calls) == 1:
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and not (shown and any(event.within for event in events)):
-                shown[:] = [line for line in status_lines(read_status(ledger)) if "tile" in line]
+            while time.monotonic() < deadline and not (shown and any(map(is_in_the_second_tile, events))):
+                shown[:] = [line for line in status_lines(read_status(ledger)) if "tile 2" in line]
                 time.sleep(0.01)
 
     def listen(event: Event) -> None:
@@ -373,8 +433,8 @@ def test_a_run_and_its_status_say_which_tile_is_under_way(
     show = LogDisplay(lines.append, verbose=False)
     fake.on_call = wait_in_the_second_call
     assert run_job(make(overlap=8), on_event=listen).done == 1
-    (page,) = next(event.within for event in events if event.within)
-    assert (page.source, page.unit, page.done) == ("a.png", "tile", 1) and page.total == len(fake.calls)
+    (page,) = next(event.within for event in events if is_in_the_second_tile(event))
+    assert (page.source, page.unit, page.total) == ("a.png", "tile", len(fake.calls))
     text = f"a.png: tile 2 of {page.total}, {100 / page.total:.0f} %"
     assert shown == [f"in progress: {text}"]
     assert any(line.endswith(text) for line in lines)
@@ -386,6 +446,7 @@ PROGRAM = """
 import json, os, sys
 from pathlib import Path
 from comic_upscale.engines.imagen import tiles
+from comic_upscale.jobs.prune import prune
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.answers import AnswerStore
@@ -432,7 +493,7 @@ def test_a_killed_run_pays_no_tile_twice_and_counts_exactly(
         time.sleep(0.01)
     # Three calls are paid for. The answer to the third one had nobody to go to.
     assert spent(tmp_path) == pytest.approx(3 * PRICE)
-    assert len([path for path in kept.rglob("*") if path.is_file()]) == 2
+    assert len([path for path in kept.rglob("*") if path.is_file() and path.name != ".page"]) == 2
     assert start(server, tmp_path, "after the record").wait(60) == 9
     paid = list(fake.calls)
     assert spent(tmp_path) == pytest.approx(fake.billed * PRICE) and fake.billed == len(paid)
@@ -446,6 +507,61 @@ def test_a_killed_run_pays_no_tile_twice_and_counts_exactly(
     assert run_job(make({"output": tmp_path / "calm"}, overlap=8)).done == 1
     assert len(fake.calls) - len(paid) == len(paid) - 1
     assert (tmp_path / "calm" / "a.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes()
+
+
+@pytest.fixture
+def cut_short(
+    make: MakeImagen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], int]]:
+    """Stop a run between the tiles of a page; afterwards count the answers that are kept."""
+    monkeypatch.setattr("comic_upscale.engines.imagen.tiles.MOST_OUTPUT", 40_000)
+    draw_page(tmp_path / "in", "a.png", (40, 40))
+    draw_page(tmp_path / "in", "b.png", (100, 400))
+    assert run_job(make({"max_cost": 3 * PRICE, "workers": 1}, overlap=8)).done == 1
+    kept = answers_folder(tmp_path / "out")
+    yield lambda: len([path for path in kept.rglob("*") if path.is_file() and path.name != ".page"])
+
+
+def test_answers_of_pages_that_will_never_be_done_can_be_pruned(
+    cut_short: Callable[[], int], make: MakeImagen, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3"
+    assert cut_short() == 2
+    # The next run needs them.
+    assert (prune(ledger, remove=True).answers, cut_short()) == (0, 2)
+    (tmp_path / "in" / "b.png").unlink()
+    listed = prune(ledger, remove=False)
+    assert (listed.answers, cut_short()) == (1, 2) and listed.answer_bytes > 1000
+    assert "would remove, with --yes: answers that were paid for, of 1 page" in "\n".join(prune_lines(listed))
+    removed = prune(ledger, remove=True)
+    assert (removed.answers, cut_short()) == (1, 0)
+    assert not any("nothing to prune" in line for line in prune_lines(removed))
+    assert "nothing to prune" in prune_lines(prune(ledger, remove=True))[0]
+
+
+def test_the_end_of_a_job_deletes_answers_of_other_settings_and_of_an_earlier_page(
+    cut_short: Callable[[], int], fake: FakeImagen, make: MakeImagen, tmp_path: Path
+) -> None:
+    # A job with another input may still need them.
+    draw_page(tmp_path / "other", "c.png", (40, 40))
+    assert run_job(make({"input": tmp_path / "other"}, overlap=8)).done == 1
+    assert cut_short() == 2
+    draw_page(tmp_path / "in", "b.png", (60, 40))
+    assert run_job(make({"max_cost": 1.0}, overlap=8, prompt="ink"), on_event=lambda event: None).done == 2
+    assert cut_short() == 0
+
+
+def test_a_renamed_page_still_has_its_answers(
+    cut_short: Callable[[], int], fake: FakeImagen, make: MakeImagen, tmp_path: Path
+) -> None:
+    calls = len(fake.calls)
+    (tmp_path / "in" / "b.png").rename(tmp_path / "in" / "c.png")
+    # Stopped once more, after one more tile.
+    run_job(make({"max_cost": 4 * PRICE, "workers": 1}, overlap=8))
+    assert (len(fake.calls) - calls, cut_short()) == (1, 3)
+    assert prune(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3", remove=True).answers == 0
+    assert run_job(make({"max_cost": 1.0}, overlap=8)).pending == 0
+    assert fake.billed == len(fake.calls) and cut_short() == 0
 
 
 def test_a_kept_answer_that_is_damaged_is_asked_for_again(

@@ -6,26 +6,48 @@ from pathlib import Path
 
 import pytest
 
-from comic_upscale.storage.answers import AnswerStore
+from comic_upscale.storage.answers import AnswerStore, AskingPage
+
+PAGE = AskingPage(7, "a/b\udcff.png")
 
 
-@pytest.mark.parametrize("note", [b"9" * 40, b"no number", b"", b"-7", b"\xff"])
+def open_store(folder: Path) -> AnswerStore:
+    return AnswerStore(folder / ".comic-upscale" / "answers")
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"9" * 40, b"no note", b"", b"\xff", b"7", b"[" * 60_000, b"[7]", b'{"row_id": 7}',
+        b'{"row_id": true, "source": "a"}', b'{"row_id": 7, "source": 7}', b'{"row_id": 1e400, "source": "a"}',
+    ],
+    ids=repr,
+)  # fmt: skip
 def test_a_note_that_is_none_harms_nothing(tmp_path: Path, note: bytes) -> None:
-    store = AnswerStore(tmp_path / ".comic-upscale" / "answers")
+    store = open_store(tmp_path)
     store.put("page", "part", b"paid")
-    (tmp_path / ".comic-upscale" / "answers" / "page" / ".row").write_bytes(note)
-    assert all(abs(row) < 2**63 for row in store.used().values())
+    (tmp_path / ".comic-upscale" / "answers" / "page" / ".page").write_bytes(note)
+    assert store.noted() == {"page": None}
     assert store.get("page", "part") == b"paid"
 
 
 def test_a_folder_of_somebody_else_is_not_deleted(tmp_path: Path) -> None:
-    store = AnswerStore(tmp_path / ".comic-upscale" / "answers")
-    store.put("page", "part", b"paid")
-    store.note_row(["page"], 7)
+    store = open_store(tmp_path)
+    assert store.noted() == {}
+    store.put("page", "part", b"paid", PAGE)
+    store.put("page", "more", b"too", AskingPage(8, "later.png"))
     other = tmp_path / ".comic-upscale" / "answers" / "Not Ours"
     other.mkdir()
-    (other / ".row").write_bytes(b"7")
-    assert store.used() == {"page": 7}
-    store.forget(store.used())
+    (other / ".page").write_bytes(b'{"row_id": 7, "source": "a"}')
+    (tmp_path / ".comic-upscale" / "answers" / "file").write_bytes(b"")
+    assert store.noted() == {"file": None, "page": AskingPage(7, "a/b?.png")}
+    assert store.size(["page"]) == len(b"paidtoo")
+    store.forget(store.noted())
     assert store.get("page", "part") is None
     assert other.is_dir()
+
+
+def test_a_page_without_answers_gets_no_note(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.note(["page"], PAGE)
+    assert not list(tmp_path.iterdir())

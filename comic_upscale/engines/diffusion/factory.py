@@ -98,7 +98,10 @@ class FluxOptions:
         float, Ge(0), Le(30), Opt("How closely the prompt is followed.", fingerprint="if-changed")
     ] = 3.5
     seed: Annotated[
-        int, Ge(0), Opt("Of the noise. Equal seeds give equal pages.", fingerprint="if-changed")
+        int,
+        Ge(0),
+        Le(2**63 - 1),
+        Opt("Of the noise. Equal seeds give equal pages.", fingerprint="if-changed"),
     ] = 0
     tile: Annotated[
         int, Ge(32), Le(4096), Opt("Side of a tile in output pixels.", fingerprint="if-changed")

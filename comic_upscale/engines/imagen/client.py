@@ -104,7 +104,7 @@ class ImagenClient:
 
         Raises:
             CeilingError: the call would exceed the cost ceiling.
-            PageError: the service refused the picture, or did not answer in all attempts.
+            PageError: the service refused the picture, answered without one, or did not answer in all attempts.
             DeviceError: the service refuses the account, or lacks the model.
         """
         pause = _FIRST_PAUSE
@@ -120,6 +120,9 @@ class ImagenClient:
                 reason = _describe_error(response)
                 self._check_status(response.status_code, reason)
                 asked = _retry_after(response)
+            except _NoTokenError as error:
+                self._refund()
+                raise DeviceError(str(error)) from None
             except _NotSentError as error:
                 self._refund()
                 reason = str(error)
@@ -163,14 +166,14 @@ class ImagenClient:
                 allow_redirects=False, max_allowed_time=options.timeout + _CONNECT_SECONDS,
             )  # fmt: skip
             return response
-        except google.auth.exceptions.RefreshError:
+        except google.auth.exceptions.TransportError:
+            raise _NotSentError("the service that issues tokens cannot be reached") from None
+        except google.auth.exceptions.GoogleAuthError:
             # Without the cause: its message may quote the answer of the token service.
-            raise DeviceError(
+            raise _NoTokenError(
                 "Google Cloud does not accept the credentials: run `gcloud auth application-default login` again, "
                 "or use another key"
             ) from None
-        except google.auth.exceptions.TransportError:
-            raise _NotSentError("the service that issues tokens cannot be reached") from None
         except requests.ConnectTimeout:
             raise _NotSentError("the service cannot be reached") from None
         except requests.Timeout:
@@ -214,6 +217,10 @@ class _NotSentError(Exception):
     """The call was not made."""
 
 
+class _NoTokenError(Exception):
+    """The call was not made, and no further one can be: the account gets no token."""
+
+
 def _read_body(response: requests.Response) -> Any:
     """Return the JSON of an answer."""
     parts, size = [], 0
@@ -226,18 +233,17 @@ def _read_body(response: requests.Response) -> Any:
         return json.loads(b"".join(parts))
     except requests.RequestException:
         raise _BrokenAnswerError("the connection broke during the answer") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _BrokenAnswerError("the answer is incomplete or not JSON") from None
     finally:
         response.close()
 
 
 def _read_picture(body: Any) -> bytes:
-    """Return the picture of an answer.
+    """Return the picture of an answer. One that arrived whole is paid for, so it is not asked for again.
 
     Raises:
-        PageError: the service's filter refused it.
-        _BrokenAnswerError: the answer has no picture.
+        PageError: the service's filter refused the picture, or the answer has none.
     """
     predictions = body.get("predictions") if isinstance(body, dict) else None
     first = predictions[0] if isinstance(predictions, list) and predictions else {}
@@ -245,12 +251,15 @@ def _read_picture(body: Any) -> bytes:
         if isinstance(part, dict) and (reason := part.get("raiFilteredReason")):
             raise PageError(REFUSED, f"the service refused this page by its filter: {_plain(reason)}")
     encoded = first.get("bytesBase64Encoded") if isinstance(first, dict) else None
-    if not isinstance(encoded, str) or not encoded:
-        raise _BrokenAnswerError("the answer has no picture")
     try:
-        return base64.b64decode(encoded, validate=True)
+        picture = base64.b64decode(encoded, validate=True) if isinstance(encoded, str) else b""
     except (binascii.Error, ValueError):
-        raise _BrokenAnswerError("the picture in the answer is incomplete") from None
+        picture = b""
+    if not picture:
+        raise PageError(
+            FAILED, "the service answered without a picture, as it does if its filter refuses one"
+        )
+    return picture
 
 
 def _describe_error(response: requests.Response) -> str:

@@ -25,7 +25,7 @@ from comic_upscale.imaging.pixels import Borders, UInt8Array
 
 if TYPE_CHECKING:
     from comic_upscale.costs.spending import Spending
-    from comic_upscale.storage.answers import AnswerStore
+    from comic_upscale.storage.answers import AnswerStore, AskingPage
 
 MOST_INPUT_BYTES = 10_000_000
 """The most bytes of a picture that is sent."""
@@ -49,6 +49,7 @@ class ImagenEngine:
         self._options, self._client, self._answers = options, client, answers
         self._stopped = Event()
         self._on_part: OnPart | None = None
+        self._asking: AskingPage | None = None
         self._info = EngineInfo(
             name=NAME,
             identity=identity,
@@ -75,6 +76,10 @@ class ImagenEngine:
     def charge(self, spending: Spending | None) -> None:
         """Record calls in this meter."""
         self._client.spending = spending
+
+    def ask_for(self, page: AskingPage | None) -> None:
+        """Keep the next answers for this page of the job."""
+        self._asking = page
 
     def follow(self, on_part: OnPart | None) -> None:
         """Tell the tiles that are done to this callback."""
@@ -121,6 +126,9 @@ class ImagenEngine:
         key = self._key(page, factor)
         large = plan.scaled(factor)
         canvas = FeatheredPage(large.size, channels)
+        if self._answers is not None and self._asking is not None:
+            # Those that are there may be noted for a page that was renamed since.
+            self._answers.note([key], self._asking)
         for done, (window, there, png) in enumerate(zip(plan.all(), large.all(), files, strict=True)):
             if self._on_part is not None:
                 self._on_part(EnginePart("tile", done, len(plan)))
@@ -158,7 +166,7 @@ class ImagenEngine:
                 f"{self._options.model} answered with a picture that is not {size[0]}x{size[1]} pixels",
             )
         if self._answers is not None:
-            self._answers.put(key, part, data)
+            self._answers.put(key, part, data, self._asking)
         return picture
 
     def _key(self, page: UInt8Array, factor: int) -> str:

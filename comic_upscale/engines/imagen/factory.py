@@ -66,7 +66,7 @@ class ImagenOptions:
     attempts: Annotated[
         int, Ge(1), Le(20), Opt("The most attempts of a call, if the service is busy or fails.")
     ] = 6
-    timeout: Annotated[float, Ge(1), Opt("Seconds to wait for the answer to a call.")] = 300.0
+    timeout: Annotated[float, Ge(1), Le(3600), Opt("Seconds to wait for the answer to a call.")] = 300.0
     endpoint: Annotated[
         str | None, Opt("Another address of the service, https://HOST. auto: that of the region.")
     ] = None

@@ -16,6 +16,7 @@ from comic_upscale.engines.base import (
     EngineInfo,
     OnPart,
     OutputFilter,
+    ask_for,
     charge,
     devices_in_words,
     follow,
@@ -29,6 +30,7 @@ from comic_upscale.execution.events import StageMeter
 from comic_upscale.execution.local.flow import total_memory
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.answers import AskingPage
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +148,7 @@ class Devices:
         *,
         conservative: bool = False,
         on_part: OnPart | None = None,
+        asking: AskingPage | None = None,
     ) -> list[Pixels | PageError]:
         """Run pages of one shape through the network of an engine.
 
@@ -155,6 +158,7 @@ class Devices:
             target: (width, height) of the outputs, in pixels.
             conservative: whether to use the most conservative path, however slow.
             on_part: takes what an engine whose calls take minutes has done, on the thread of the engine.
+            asking: the page of the job, for an engine that takes one at a time and keeps answers.
 
         Returns:
             For each page, in order, the page at its target size, or why it failed.
@@ -167,7 +171,7 @@ class Devices:
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads[engine_index],
-                partial(self._upscale, engine, pages, target, conservative, on_part),
+                partial(self._upscale, engine, pages, target, conservative, on_part, asking),
             )
         except ComicUpscaleError:
             raise
@@ -189,8 +193,10 @@ class Devices:
         target: tuple[int, int],
         conservative: bool,
         on_part: OnPart | None,
+        asking: AskingPage | None,
     ) -> list[Pixels | PageError]:
         follow(engine, on_part)
+        ask_for(engine, asking)
         results = upscale_pages(engine, pages, target, conservative=conservative)
         if self._filters and conservative:
             # The gate rejected the page as the filters left it.

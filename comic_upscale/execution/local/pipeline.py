@@ -37,6 +37,7 @@ from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageProgress
 from comic_upscale.library.page_rules import Network
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.answers import AskingPage
 
 MOST_OUTCOMES = 64
 """Outcomes that wait to be taken; also bounds failures, which hold no budget."""
@@ -271,8 +272,9 @@ class Pipeline:
 
         try:
             return await devices.run_engine(
-                engine_index, pixels, target, conservative=conservative, on_part=note_from_thread
-            )
+                engine_index, pixels, target, conservative=conservative, on_part=note_from_thread,
+                asking=AskingPage(task.row_id, task.source),
+            )  # fmt: skip
         finally:
             within.pop(task.row_id, None)
 
