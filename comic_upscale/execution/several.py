@@ -1,7 +1,8 @@
 """The executor that spreads the pages of a job over several machines, each with an executor of its own.
 
 A machine takes a share of the pages at a time: as many as it does in a few minutes, at the rate that it has shown. So
-a fast machine takes more of them. If a machine is lost, the others do the rest of its share.
+a fast machine takes more of them. If a machine is lost, the others do the rest of its share, after all other pages and
+in smaller shares: one of these pages may be what ends machines.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
+from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError, RemoteError
 from comic_upscale.execution.base import (
+    CRASH,
     Activity,
     Executor,
     ExecutorInfo,
     PageOutcome,
     PageTask,
     PageUpscaled,
+    failed_page,
 )
 from comic_upscale.execution.events import Listener, Note
 from comic_upscale.execution.stop import StopRequest
@@ -38,6 +41,15 @@ FIRST_PAGES, MOST_PAGES = 16, 4000
 
 MOST_GROWTH = 4
 """How many times larger than the last share the next one is at most: small pages at the start promise too much."""
+
+LOSSES = 3
+"""Machines that may be lost with a page before it is set aside."""
+
+SUSPECT_PAGES = 4
+"""Pages of a lost share in one share, at least: each costs the time to load a network."""
+
+SUSPECT_SHARES = 16
+"""Parts into which a lost share is divided at most."""
 
 
 class MachineExecutor(Executor, Protocol):
@@ -168,11 +180,15 @@ class SeveralExecutor:
         """Have a machine do one share after another, until there are no more pages or it is lost."""
         try:
             while not stop.requested and await deal.has_more():
-                share = _Share(deal, machine.pages, machine.executor.recovered)
+                share, is_lost = _Share(deal, machine.pages, machine.executor.recovered), False
                 try:
                     await self._do_share(machine, share, stop, found)
+                except (RemoteError, DeviceError):
+                    is_lost = True
+                    raise
                 finally:
-                    await deal.end_share(share.open.values())
+                    for task in await deal.end_share(share.open.values(), is_lost=is_lost):
+                        await found.put(_set_aside(task))
         except (RemoteError, DeviceError) as error:
             self._lose({machine.name: error})
         except Exception as error:
@@ -233,6 +249,17 @@ class SeveralExecutor:
         return [machine for machine in self._machines if not machine.is_lost]
 
 
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    """A task that a machine has left unfinished."""
+
+    task: PageTask
+    losses: int
+    """Machines that were lost with it."""
+    pages: int
+    """In its next share, at most."""
+
+
 class _Deal:
     """Deals the tasks of a round out to the machines. Used on the thread of the event loop.
 
@@ -242,7 +269,8 @@ class _Deal:
 
     def __init__(self, tasks: AsyncIterator[PageTask]) -> None:
         self._tasks = tasks
-        self._returned: deque[PageTask] = deque()
+        self._returned: deque[_Returned] = deque()
+        self._losses: dict[int, int] = {}
         self._next: asyncio.Task[PageTask | None] | None = None
         self._has_ended = False
         self._shares = 0
@@ -261,26 +289,52 @@ class _Deal:
             self._shares += 1
             return True
 
-    async def end_share(self, unfinished: Collection[PageTask]) -> None:
-        """Take the tasks back that a machine has not finished."""
+    async def end_share(self, unfinished: Collection[PageTask], *, is_lost: bool) -> list[PageTask]:
+        """Take the tasks back that a machine has not finished.
+
+        Args:
+            unfinished: the tasks.
+            is_lost: whether the machine was lost with them.
+
+        Returns:
+            Those that are set aside, because too many machines were lost with them.
+        """
+        set_aside = []
         async with self._changed:
-            self._returned.extend(unfinished)
+            for task in unfinished:
+                losses = self._losses[task.row_id] = self._losses.get(task.row_id, 0) + is_lost
+                # The next machine that is lost with it is lost with few others, and the last one with no other.
+                pages = MOST_PAGES if not losses else max(SUSPECT_PAGES, len(unfinished) // SUSPECT_SHARES)
+                if losses >= LOSSES:
+                    set_aside.append(task)
+                else:
+                    self._returned.append(_Returned(task, losses, 1 if losses == LOSSES - 1 else pages))
             self._shares -= 1
             self._changed.notify_all()
+        return set_aside
 
-    async def take(self) -> PageTask | None:
-        """Return the next task; None if there is none now."""
-        if self._returned:
-            return self._returned.popleft()
+    async def take_new(self) -> PageTask | None:
+        """Return the next task that no machine has had; None if there is none."""
         async with self._taking:
-            if not self._has_ended:
-                # A machine that is lost while it waits leaves the task to the next one.
-                self._next = self._next or asyncio.ensure_future(anext(self._tasks, None))
-                task, self._next = await asyncio.shield(self._next), None
-                if task is not None:
-                    return task
-                self._has_ended = True
-            return self._returned.popleft() if self._returned else None
+            if self._has_ended:
+                return None
+            # A machine that is lost while it waits leaves the task to the next one.
+            self._next = self._next or asyncio.ensure_future(anext(self._tasks, None))
+            task, self._next = await asyncio.shield(self._next), None
+            self._has_ended = task is None
+            return task
+
+    def take_returned(self, losses: int | None = None) -> _Returned | None:
+        """Return a task that a machine has left; None if there is none.
+
+        Args:
+            losses: of the task; None for one with the fewest.
+        """
+        wanted = min((each.losses for each in self._returned), default=None) if losses is None else losses
+        found = next((each for each in self._returned if each.losses == wanted), None)
+        if found is not None:
+            self._returned.remove(found)
+        return found
 
     async def close(self) -> None:
         """Wait for no further task."""
@@ -289,7 +343,7 @@ class _Deal:
 
 
 class _Share:
-    """The tasks that a machine takes before it takes the next share.
+    """The tasks that a machine takes before it takes the next share: new ones, or returned ones.
 
     Args:
         deal: where they come from.
@@ -299,17 +353,35 @@ class _Share:
 
     def __init__(self, deal: _Deal, pages: int, recovered: Collection[int]) -> None:
         self._deal, self._pages, self._recovered = deal, pages, recovered
+        self._losses: int | None = None
+        """Of each of its tasks, once there is one."""
         self.open: dict[int, PageTask] = {}
         """Those without an outcome, by their row ids."""
 
     async def tasks(self) -> AsyncIterator[PageTask]:
         """Yield the tasks as the machine takes them."""
         pages = 0
-        while pages < self._pages and (task := await self._deal.take()) is not None:
+        while pages < self._pages and (task := await self._take()) is not None:
             self.open[task.row_id] = task
             yield task
             # The machine has looked at it when it wants the next one.
             pages += task.row_id not in self._recovered
+
+    async def _take(self) -> PageTask | None:
+        """Return the next task: a new one, and only without any a returned one. The two are never in one share."""
+        if not self._losses and (task := await self._deal.take_new()) is not None:
+            self._losses = 0
+            return task
+        returned = self._deal.take_returned(self._losses)
+        if returned is None:
+            return None
+        self._losses, self._pages = returned.losses, min(self._pages, returned.pages)
+        return returned.task
+
+
+def _set_aside(task: PageTask) -> PageOutcome:
+    reason = f"{LOSSES} machines were lost while they had this page; it is set aside"
+    return failed_page(task.row_id, task.source, PageError(CRASH, reason))
 
 
 async def _cancel(tasks: Collection[asyncio.Task[T]]) -> None:

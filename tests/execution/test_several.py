@@ -16,6 +16,7 @@ from comic_upscale.engines.base import Batch
 from comic_upscale.errors import ComicUpscaleError, InputError, RemoteError
 from comic_upscale.execution import several
 from comic_upscale.execution.base import (
+    CRASH,
     Activity,
     Executor,
     ExecutorInfo,
@@ -44,12 +45,14 @@ class Box:
         fails_after: pages after which it is lost, if ever.
         fails_to_open: whether it cannot be prepared.
         turns: of the event loop for each page.
+        ends_at: pages that end it.
     """
 
     device: str = "A"
     fails_after: int | None = None
     fails_to_open: bool = False
     turns: int = 1
+    ends_at: frozenset[int] = frozenset()
     accelerator: bool | None = True
     error: ComicUpscaleError = field(default_factory=lambda: RemoteError("the machine is gone"))
     shares: list[list[int]] = field(default_factory=list)
@@ -85,7 +88,7 @@ class Box:
         taken = [task async for task in tasks]
         self.shares.append([task.row_id for task in taken])
         for task in taken:
-            if self.done == self.fails_after:
+            if self.done == self.fails_after or task.row_id in self.ends_at:
                 raise self.error
             for _ in range(self.turns):
                 await asyncio.sleep(0)
@@ -231,6 +234,47 @@ def test_the_others_do_what_a_lost_machine_left(fails_after: int) -> None:
     ) == (fails_after)
     assert ended.notes == ["lost takes no more pages: the machine is gone. 1 of 2 machines continue."]
     assert all(box.closed for box in boxes.values())
+
+
+def test_a_page_that_ends_machines_is_set_aside_after_three_and_costs_no_other_page() -> None:
+    pages = 30 * FIRST_PAGES
+    boxes = {str(number): Box(str(number), turns=3, ends_at=frozenset({37})) for number in range(4)}
+    ended = run(boxes, pages)
+    assert rows(ended) == list(range(pages))
+    (failed,) = [outcome for outcome in ended.outcomes if isinstance(outcome, PageFailed)]
+    assert (failed.row_id, failed.kind) == (37, CRASH)
+    assert failed.reason == "3 machines were lost while they had this page; it is set aside"
+    assert len(ended.notes) == 3
+    # The first loss is in the middle. The others come after all other pages, with fewer and fewer pages in the share.
+    shares = sorted((box.shares[-1] for box in boxes.values() if 37 in box.shares[-1]), key=len)
+    assert [len(share) for share in shares] == [1, several.SUSPECT_PAGES, FIRST_PAGES]
+
+
+def test_pages_of_a_lost_machine_wait_for_all_others() -> None:
+    """Two machines, of which one page ends both: everything else is done before the second one meets it."""
+    boxes = {name: Box(name, ends_at=frozenset({5})) for name in ("a", "b")}
+    done: list[int] = []
+
+    async def work() -> None:
+        executor = SeveralExecutor(boxes)
+        async for outcome in executor.process(tasks_of(20 * FIRST_PAGES), StopRequest()):
+            done.append(outcome.row_id)
+
+    with pytest.raises(RemoteError, match="the machine is gone"):
+        asyncio.run(work())
+    (lost,) = [
+        share for box in boxes.values() for share in box.shares if 5 in share and len(share) == FIRST_PAGES
+    ]
+    assert len(set(done)) == len(done)
+    assert set(range(20 * FIRST_PAGES)) - set(lost) <= set(done)
+
+
+def test_machines_that_are_lost_in_turn_set_no_page_aside() -> None:
+    """Machines that a provider takes back: whichever pages they had, none of them has ended three."""
+    boxes = {str(n): Box(str(n), fails_after=(n + 1) * 20) for n in range(4)} | {"left": Box("left")}
+    ended = run(boxes, 20 * FIRST_PAGES)
+    assert rows(ended) == list(range(20 * FIRST_PAGES))
+    assert all(isinstance(outcome, PageUpscaled) for outcome in ended.outcomes)
 
 
 def test_a_machine_that_waits_at_the_end_takes_over() -> None:

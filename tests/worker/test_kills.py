@@ -119,8 +119,13 @@ def kill_workers(
     start: Callable[[Services, Path], subprocess.Popen[bytes]],
     home: Path,
     most: int,
-) -> None:
-    """Let workers run jobs over volumes, kill each, and check that every result is there once and right."""
+    on_kill: Callable[[str | None], None] = lambda _: None,
+) -> int:
+    """Let workers run jobs over volumes, kill each, and check that every result is there once and right.
+
+    Returns:
+        How many workers were killed.
+    """
     with client_of(services, make_key(services, "me")) as client:
         ids = upload(client, volumes)
         dice, kills, before = random.Random(5), 0, 1
@@ -149,6 +154,7 @@ def kill_workers(
             # Now the worker cannot begin another job. Its own one is still marked as running.
             ended[running_job(services)] += 1
             kills += 1
+            on_kill(running_job(services))
             # What the server does when its child is gone.
             services.database.write(workers.end_dead)
         assert kills > 2
@@ -166,6 +172,7 @@ def kill_workers(
         lambda c: c.scalars(sa.select(files.c.job_id).where(files.c.kind == "result")).all()
     )
     assert sorted(results) == sorted(ids)
+    return kills
 
 
 def test_a_job_that_ends_every_worker_is_set_aside_by_the_next_one(
