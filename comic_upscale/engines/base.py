@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
-from comic_upscale.storage.answers import AskingPage
 
 if TYPE_CHECKING:
     from comic_upscale.models.weights import ResolvedWeights
+    from comic_upscale.storage.answers import AskingPage
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """Called during a download with the file's name, the bytes done and the total bytes."""

@@ -66,10 +66,10 @@ class AnswerStore:
             make_marker_folder(self._folder.parents[1])
         except OSError as error:
             raise OutputError(f"{self._folder} cannot be written: {error.strerror or error}") from error
-        is_first = not path.parent.is_dir()
+        if asking is not None and not (path.parent / _NOTE).exists():
+            # First, so that a kill leaves no answer that nobody seems to need.
+            _write_note(path.parent, asking)
         write_whole(data, path)
-        if is_first and asking is not None:
-            self.note([page], asking)
 
     def note(self, pages: Iterable[str], asking: AskingPage) -> None:
         """Note the page of the job that uses answers.
@@ -82,8 +82,7 @@ class AnswerStore:
         """
         for page in pages:
             if (folder := self._path(page, "x").parent).is_dir():
-                note = json.dumps(asdict(asking)).encode("ascii")
-                write_whole(note, folder / _NOTE, make_folders=False)
+                _write_note(folder, asking)
 
     def noted(self) -> dict[str, AskingPage | None]:
         """Return the page of the job for each page that has answers; None for one without a note."""
@@ -104,6 +103,10 @@ class AnswerStore:
         if not (_NAME.fullmatch(page) and _NAME.fullmatch(part)):
             raise ValueError(f"not names of an answer: {page!r}, {part!r}")
         return self._folder / page / part
+
+
+def _write_note(folder: Path, asking: AskingPage) -> None:
+    write_whole(json.dumps(asdict(asking)).encode("ascii"), folder / _NOTE)
 
 
 def _read_note(path: Path) -> AskingPage | None:

@@ -446,7 +446,6 @@ PROGRAM = """
 import json, os, sys
 from pathlib import Path
 from comic_upscale.engines.imagen import tiles
-from comic_upscale.jobs.prune import prune
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.answers import AnswerStore
@@ -547,7 +546,7 @@ def test_the_end_of_a_job_deletes_answers_of_other_settings_and_of_an_earlier_pa
     assert run_job(make({"input": tmp_path / "other"}, overlap=8)).done == 1
     assert cut_short() == 2
     draw_page(tmp_path / "in", "b.png", (60, 40))
-    assert run_job(make({"max_cost": 1.0}, overlap=8, prompt="ink"), on_event=lambda event: None).done == 2
+    assert run_job(make({"max_cost": 1.0}, overlap=8, prompt="ink")).done == 2
     assert cut_short() == 0
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from comic_upscale.errors import OutputError
+from comic_upscale.storage import answers
 from comic_upscale.storage.answers import AnswerStore, AskingPage
 
 PAGE = AskingPage(7, "a/b\udcff.png")
@@ -45,6 +47,22 @@ def test_a_folder_of_somebody_else_is_not_deleted(tmp_path: Path) -> None:
     store.forget(store.noted())
     assert store.get("page", "part") is None
     assert other.is_dir()
+
+
+def test_no_answer_is_without_its_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a kill before the answer is in its place: one without a note is taken for one that nobody needs."""
+    real = answers.write_whole
+
+    def write(data: bytes, path: Path) -> None:
+        if path.name == "part":
+            raise OutputError("the process was killed")
+        real(data, path)
+
+    monkeypatch.setattr(answers, "write_whole", write)
+    store = open_store(tmp_path)
+    with pytest.raises(OutputError):
+        store.put("page", "part", b"paid", AskingPage(7, "a.png"))
+    assert store.noted() == {"page": AskingPage(7, "a.png")}
 
 
 def test_a_page_without_answers_gets_no_note(tmp_path: Path) -> None:
