@@ -233,7 +233,7 @@ def rent_machine(
                 with contextlib.suppress(KeyboardInterrupt):
                     _end_surely(rental)
             except ProviderError:
-                # Print both: the first may concern another machine that is still billed.
+                # Print both errors: the first may be about a different machine that is still costing money.
                 if isinstance(error, ComicUpscaleError):
                     note(str(error))
                 raise
@@ -261,7 +261,7 @@ def _end_text(name: str) -> str:
 def _hours(
     providers: Sequence[Provider], records: Records, options: RentOptions, offer: RentalOffer, among: int
 ) -> float:
-    """Return for how many hours the budget allows a machine when it leaves the same to each of several."""
+    """Return the hours that the budget allows for each of several machines."""
     from comic_upscale.provisioning.budget import committed, hours_within
 
     if options.budget is None:

@@ -1,8 +1,8 @@
 """A server that speaks Google's dialect of S3, in front of one that speaks Amazon's; and the account of a machine.
 
-No emulator of Google Cloud Storage that can be installed as a package knows the XML interface whole: fake-gcs-server
-0.1.1 refuses its uploads, and gcp-storage-emulator its listings. This interface is that of S3 but for the names of
-headers, the login, and the answer to a deletion of what is not there.
+No packaged emulator of Google Cloud Storage supports all of its XML API: fake-gcs-server 0.1.1 rejects uploads, and
+gcp-storage-emulator rejects listings. The XML API differs from S3 only in header names, in authentication, and in what
+it answers when an object to be deleted does not exist.
 """
 
 from __future__ import annotations

@@ -428,13 +428,13 @@ class Machine:
         """Make the folder of the job.
 
         Raises:
-            RemoteError: another machine of the same command already uses it.
+            RemoteError: another machine in this run is already using it.
         """
         used_by = self._link.check(self._fill(scripts.CLAIM, command=self._command, token=self._token))
         if used_by.decode(errors="replace").strip() != self._token:
             raise RemoteError(
-                f"{self.name} and another machine of this command use the same folder, {self.base()}: they are the "
-                "same machine, or they share a disk. Name the machine once, or choose a --remote-dir on a local disk"
+                f"{self.name} shares the folder {self.base()} with another machine of this run. If they are the same "
+                "machine, name it once; if they share a disk, choose a --remote-dir on a local disk"
             )
 
     def _put_python(self) -> None:

@@ -257,4 +257,4 @@ def _qr_code(text: str) -> Markup:
     import segno
 
     code = segno.make_qr(text)
-    return Markup(code.svg_inline(scale=5, light="#fff", title="The key as a QR code", svgclass="qr-code"))
+    return Markup(code.svg_inline(scale=5, light="#fff", title="The key as a QR code", svgclass=None))

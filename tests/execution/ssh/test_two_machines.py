@@ -110,7 +110,7 @@ def test_a_machine_under_two_names_is_left_out(
     two = one.replace("Host box", "Host two").replace("127.0.0.1", "localhost")
     (tmp_path / "both").write_text(one.replace("Host box", "Host one") + two)
     code, out, err = remote("upscale", *asked, "--remote-dir", box.base, "--accept-new-host-key")
-    assert (code, "use the same folder" in out + err) == (0, True), err
+    assert (code, "shares the folder" in out + err) == (0, True), err
     assert len(list((tmp_path / "out").glob("*.png"))) == PAGES
 
 
