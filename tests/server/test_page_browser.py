@@ -546,7 +546,7 @@ def test_every_page_fits_and_says_nothing_on_the_console(
         "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
         *(f"/admin{each}" for each in admin_pages),
     ]  # fmt: skip
-    # What is narrow is seen whole; by default, each of the wider sizes sees every other page.
+    # The narrow size shows every page. By default, each wider one shows every other page.
     wide = SIZES.index(width)
     for page in pages if LONG or not wide else pages[wide - 1 :: 2]:
         admin.open(page)

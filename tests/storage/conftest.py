@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from comic_upscale.storage.buckets import Bucket
 from comic_upscale.storage.local import LocalOutputStore, LocalSourceStore
 from comic_upscale.storage.object_outputs import ObjectOutputStore
 from comic_upscale.storage.object_sources import ObjectSourceStore
+from tests.conftest import LONG
 from tests.server import buckets
 from tests.storage.memory import MemoryOutputStore, MemorySourceStore
 
@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 BUCKETS = ["moto", "rclone", "google", "azurite"]
-OFTEN = BUCKETS if os.environ.get("COMIC_UPSCALE_TEST_LONG") else ["moto", "rclone", "azurite"]
+OFTEN = BUCKETS if LONG else ["moto", "rclone", "azurite"]
 """For suites with many tests. Google's dialect differs from Amazon's in little."""
 STORES = ["local", "memory", *OFTEN]
 

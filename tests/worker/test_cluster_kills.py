@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import subprocess
 import threading
 from collections import defaultdict
@@ -18,6 +17,7 @@ from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.server.services import Services
 from comic_upscale.worker.saved_state import LEDGER, state_of
+from tests.conftest import LONG
 from tests.server import buckets
 from tests.server.conftest import OpenServices
 from tests.server.running import clean_environment, command
@@ -25,7 +25,7 @@ from tests.server.test_whole_way import run_here
 from tests.worker.test_kills import PAGES, kill_workers, make_volume
 
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("COMIC_UPSCALE_TEST_LONG"),
+    not LONG,
     reason="loads PyTorch in a process of the cluster for each kill: set COMIC_UPSCALE_TEST_LONG=1",
 )
 
