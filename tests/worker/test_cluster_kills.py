@@ -143,8 +143,10 @@ def test_another_machine_of_the_cluster_goes_on(
             rows = [] if job_id is None else services.database.read(lambda c: state_of(c, job_id))
             for row in rows:
                 if row["name"] == LEDGER and job_id is not None:
-                    services.files.fetch(row["storage_key"], tmp_path / "saved.sqlite3")
-                    now = ledgers.look(job_id, tmp_path / "saved.sqlite3")
+                    # A file that is there would not be fetched again.
+                    copy = tmp_path / f"saved{len(started)}.sqlite3"
+                    services.files.fetch(row["storage_key"], copy)
+                    now = ledgers.look(job_id, copy)
                     # A worker that did not begin there would save less than the one before.
                     assert {page for page in saved if page[0] == job_id} <= now
                     saved.update(now)
