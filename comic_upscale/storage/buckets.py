@@ -316,14 +316,27 @@ class Bucket:
                 continue
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
-        """Yield all objects below a prefix, one request after the other."""
+        """Yield all objects below a prefix, one request after the other. A listing that breaks off begins again."""
         import obstore
 
-        pages = iter(obstore.list(self._store, prefix=prefix or None))
-        # A page cannot be asked for twice, so only the library repeats a request here.
-        while (page := translated(lambda: next(pages, None))) is not None:
+        seen: set[str] = set()
+        pages: Any = None
+
+        def next_page() -> Any:
+            nonlocal pages
+            pages = pages or iter(obstore.list(self._store, prefix=prefix or None))
+            try:
+                return translated(lambda: next(pages, None))
+            except StorageError:
+                # A page cannot be asked for twice.
+                pages = None
+                raise
+
+        while (page := with_retries(next_page, self._patience, UnreachableStorageError)) is not None:
             for found in page:
-                yield _listed(found)
+                if found["path"] not in seen:
+                    seen.add(found["path"])
+                    yield _listed(found)
 
     def list_folder(self, folder: str) -> tuple[list[str], list[Listed]]:
         """Return the folders and the objects directly in a folder, with full keys."""
@@ -343,12 +356,9 @@ class Bucket:
                 found = list(pool.map(self.list_folder, folders))
                 folders = [folder for inside, _ in found for folder in inside]
                 objects += [each for _, inside in found for each in inside]
-            for listed in pool.map(self._list_again, folders):
+            for listed in pool.map(lambda folder: [*self.walk(folder)], folders):
                 objects += listed
         return objects
-
-    def _list_again(self, prefix: str) -> list[Listed]:
-        return with_retries(lambda: [*self.walk(prefix)], self._patience, UnreachableStorageError)
 
 
 def _listed(found: Mapping[str, Any]) -> Listed:

@@ -74,6 +74,11 @@ def test_nothing_is_lost_or_mixed_up_by_faults_between(proxy: FaultProxy, prefix
     sources = ObjectSourceStore(address / "out", bucket=whole_bucket())
     names = sorted(entry.name for entry in sources.list(str(address / "out" / "p")))
     assert names == [f"{number}.png" for number in range(4)]
+    proxy.plan = break_every({0, 1}, fault)
+    assert [each.key for each in whole_bucket().walk(f"{prefix}/out/p")] == [
+        f"{prefix}/out/p/{name}" for name in names
+    ]
+    proxy.plan = break_every({0, 2, 3, 6} if fault != "slow" else {1}, fault)
     for number, data in enumerate(content):
         assert sources.read_now(address / "out" / "p" / f"{number}.png") == data
     assert proxy.broken
