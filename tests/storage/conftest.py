@@ -15,7 +15,7 @@ from comic_upscale.storage.buckets import Bucket
 from comic_upscale.storage.local import LocalOutputStore, LocalSourceStore
 from comic_upscale.storage.object_outputs import ObjectOutputStore
 from comic_upscale.storage.object_sources import ObjectSourceStore
-from tests.server import buckets
+from tests.server import azurite, buckets
 from tests.storage.memory import MemoryOutputStore, MemorySourceStore
 
 MakeSources = Callable[[dict[str, bytes]], SourceStore]
@@ -29,8 +29,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 BUCKETS = ["moto", "rclone", "google", "azurite"]
-OFTEN = BUCKETS if os.environ.get("COMIC_UPSCALE_TEST_LONG") else ["moto", "rclone", "azurite"]
+OFTEN = ["moto", "rclone"]
 """For suites with many tests. Google's dialect differs from Amazon's in little."""
+if os.environ.get("COMIC_UPSCALE_TEST_LONG"):
+    OFTEN.append("google")
+if azurite.program() is not None:
+    OFTEN.append("azurite")
 STORES = ["local", "memory", *OFTEN]
 
 
