@@ -5,6 +5,8 @@ Usage: python -m benchmarks.cluster [--pages 2000] [--kills 20] [--only PART] [-
 * kills: a job with this number of pages on three nodes. At random, an actor, a node or the coordinator is killed, this
   many times. Every page must then be done once, with the bytes of a local run. The seconds lost a kill are those that
   the job took longer than without kills, for each kill.
+* s3: the same with input and output in a bucket, on moto and on rclone. One request of twenty fails: with an error, a
+  reset, an answer that is cut off or lost, or a slow one.
 * overhead: pages a second of one actor, beside the executor of this machine, with an engine of 20 ms a page.
 * scaling: pages a second of 1, 2, 4 and 8 actors, with an engine that sleeps 200 ms a page, once all of them work.
 """
@@ -73,7 +75,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=2_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=("overhead", "scaling", "kills"), action="append")
+    parser.add_argument("--only", choices=("overhead", "scaling", "kills", "s3"), action="append")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -91,6 +93,7 @@ def main() -> None:
                 "kills",
                 lambda: kill_at_random(folder, options.pages, options.kills, random.Random(options.seed)),
             ),
+            ("s3", lambda: kill_beside_buckets(folder, options.pages, options.kills, options.seed)),
         ):
             if not options.only or name in options.only:
                 report[name] = measure()
@@ -122,14 +125,27 @@ def draw(folder: Path, count: int) -> None:
 
 
 def run(
-    folder: str, output: str, seconds: float, address: str | None, actors: int = 1, source: str = "in"
+    folder: str,
+    output: str,
+    seconds: float,
+    address: str | None,
+    actors: int = 1,
+    source: str = "in",
+    place: str | None = None,
 ) -> float:
-    """Run a job, and return its pages a second between the first 40 % and the last 10 %."""
+    """Run a job, and return its pages a second between the first 40 % and the last 10 %.
+
+    With a place in a bucket, the input and the output are in it, and the ledger in the output folder.
+    """
+    ledger = Path(folder, output, ".comic-upscale", "ledger.sqlite3")
     settings = JobSettings(
-        input=Path(folder, source), output=Path(folder, output), model=str(Path(folder, "any.safetensors")), scale=2.0,
-        workers=2, gate=False,
+        input=Path(place or folder, source), output=Path(place or folder, output), scale=2.0, workers=2, gate=False,
+        model=str(Path(folder, "any.safetensors")), ledger=None if place is None else ledger,
     )  # fmt: skip
-    cluster = None if address is None else RayOptions(address=address, actors=actors, cpus=1)
+    rights = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    cluster = (
+        None if address is None else RayOptions(address=address, actors=actors, cpus=1, environment=rights)
+    )
     times: list[float] = []
 
     def note(event: Event) -> None:
@@ -182,19 +198,59 @@ def measure_scaling(folder: Path) -> dict[str, Any]:
     }
 
 
-def kill_at_random(folder: Path, count: int, kills: int, chance: random.Random) -> dict[str, Any]:
-    """Kill parts of a cluster while a job runs on it, and compare its outputs with those of a local run."""
+def kill_beside_buckets(folder: Path, count: int, kills: int, seed: int) -> dict[str, Any]:
+    """Kill parts of a cluster while a job runs on it between buckets, with faults on the way there."""
+    from comic_upscale.settings.places import Place
+    from comic_upscale.storage.buckets import Bucket
+    from tests.server.buckets import running_bucket
+    from tests.storage.proxy import Fault, fault_proxy
+
+    faults: list[Fault] = ["unavailable", "reset", "cut", "lost answer", "slow"]
+    found = {}
+    for kind in ("moto", "rclone"):
+        own = folder / kind
+        draw(own / "in", count)
+        (own / "any.safetensors").write_bytes(b"weights")
+        with running_bucket(kind, own / "server") as server, fault_proxy(server.endpoint) as proxy:
+            os.environ |= server.behind(proxy.endpoint).variables()
+            for path in sorted((own / "in").iterdir()):
+                Bucket(Place("s3", server.name, "in")).put(path.name, path.read_bytes())
+            proxy.plan = lambda method, path, number: faults[number // 20 % 5] if number % 20 == 7 else None
+            found[kind] = kill_at_random(own, count, kills, random.Random(seed), f"s3:/{server.name}")
+            found[kind] |= {"requests": len(proxy.requests), "broken": len(proxy.broken)}
+            outputs = Bucket(Place("s3", server.name, "ray"))
+            proxy.plan = lambda *_: None
+            there = {each.key for each in outputs.walk()}
+            names = [path.name for path in (own / "local").glob("*.png")]
+            found[kind]["equal_to_local"] = sum(
+                name in there and outputs.get(name) == (own / "local" / name).read_bytes() for name in names
+            )
+            found[kind]["objects"] = len([key for key in there if key.endswith(".png")])
+    return found
+
+
+def kill_at_random(
+    folder: Path, count: int, kills: int, chance: random.Random, place: str | None = None
+) -> dict[str, Any]:
+    """Kill parts of a cluster while a job runs on it, and compare its outputs with those of a local run.
+
+    With a place in a bucket, the caller compares.
+    """
     draw(folder / "in", count)
     run(str(folder), "local", 0.0, None)
     cluster = start_cluster(3, 1)
     killed = {"actor": 0, "node": 0, "coordinator": 0}
     runs = 1
-    job = {"folder": str(folder), "output": "ray", "seconds": 0.05, "address": cluster.address, "actors": 3}
+    job = {
+        "folder": str(folder), "output": "ray", "seconds": 0.05, "address": cluster.address, "actors": 3,
+        "place": place,
+    }  # fmt: skip
+    ledger = folder / "ray" / ".comic-upscale" / "ledger.sqlite3"
     began = time.monotonic()
     child = start_child(job)
     try:
         for number in range(kills):
-            if not wait_for_more(folder / "ray", child, (number + 1) * count // (kills + 2)):
+            if not wait_for_more(ledger, child, (number + 1) * count // (kills + 2)):
                 break
             what = chance.choice([*killed])
             if what == "coordinator":
@@ -208,13 +264,11 @@ def kill_at_random(folder: Path, count: int, kills: int, chance: random.Random) 
             elif not kill_actor(chance):
                 continue
             killed[what] += 1
-        child.wait(timeout=600)
+        child.wait(timeout=1200)
     finally:
         child.kill()
         cluster.shutdown()
     seconds = time.monotonic() - began
-    with contextlib.closing(sqlite3.connect(folder / "ray" / ".comic-upscale" / "ledger.sqlite3")) as ledger:
-        states = dict(ledger.execute("select state, count(*) from pages group by state").fetchall())
     same = sum(
         (folder / "local" / path.name).read_bytes() == path.read_bytes()
         for path in (folder / "ray").glob("*.png")
@@ -224,12 +278,19 @@ def kill_at_random(folder: Path, count: int, kills: int, chance: random.Random) 
         "pages": count,
         "killed": killed,
         "runs": runs,
-        "states": states,
+        "exit_code": child.returncode,
+        "states": count_states(ledger),
         "equal_to_local": same,
         "seconds": round(seconds, 1),
         "seconds_without_kills_at_best": round(ideal, 1),
         "seconds_lost_per_kill": round((seconds - ideal) / max(1, sum(killed.values())), 2),
     }
+
+
+def count_states(ledger: Path) -> dict[str, int]:
+    """Return how many pages are in each state."""
+    with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
+        return dict(connection.execute("select state, count(*) from pages group by state").fetchall())
 
 
 def start_child(job: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -240,11 +301,13 @@ def start_child(job: dict[str, Any]) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def wait_for_more(output: Path, child: subprocess.Popen[bytes], wanted: int) -> bool:
-    """Wait until a number of outputs is there; return False if the job has ended."""
+def wait_for_more(ledger: Path, child: subprocess.Popen[bytes], wanted: int) -> bool:
+    """Wait until a number of pages is done; return False if the job has ended."""
     while child.poll() is None:
-        if output.is_dir() and sum(1 for _ in output.glob("*.png")) >= wanted:
-            return True
+        # It may be about to be made.
+        with contextlib.suppress(sqlite3.Error):
+            if count_states(ledger).get("done", 0) >= wanted:
+                return True
         time.sleep(0.2)
     return False
 

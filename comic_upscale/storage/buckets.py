@@ -38,6 +38,7 @@ _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _NO_CREDENTIALS = "169.254.169.254"
 """The address that is asked for the rights of a rented machine where nothing else gives any."""
 _LISTED_AT_ONCE = 8
+_LISTED_BY_REQUEST = 1_000
 _ENOUGH_FOLDERS = 16
 """Folders that are listed in parallel: with fewer, the listing first goes one level deeper."""
 _DEEPEST = 3
@@ -329,13 +330,38 @@ class Bucket:
                 continue
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
-        """Yield all objects below a prefix, one request after the other."""
+        """Yield all objects below a prefix, one request after the other.
+
+        A listing that breaks off goes on after its last object, where the service lists in the order of names, as all
+        but directory buckets of S3 do.
+        """
         import obstore
 
-        pages = iter(obstore.list(self._store, prefix=prefix or None))
-        # A page cannot be asked for twice, so only the library repeats a request here.
-        while (page := translated(lambda: next(pages, None))) is not None:
+        pages: Any = None
+        last: str | None = None
+        in_order = True
+
+        def next_page() -> Any:
+            nonlocal pages
+            if pages is None:
+                pages = iter(
+                    obstore.list(
+                        self._store, prefix=prefix or None, offset=last, chunk_size=_LISTED_BY_REQUEST
+                    )
+                )
+            try:
+                return translated(lambda: next(pages, None))
+            except StorageError as error:
+                if not in_order:
+                    raise StorageError(str(error)) from error
+                # A page cannot be asked for twice.
+                pages = None
+                raise
+
+        while (page := with_retries(next_page, self._patience, UnreachableStorageError)) is not None:
             for found in page:
+                in_order = in_order and (last is None or last < found["path"])
+                last = found["path"]
                 yield _listed(found)
 
     def list_folder(self, folder: str) -> tuple[list[str], list[Listed]]:
@@ -356,12 +382,9 @@ class Bucket:
                 found = list(pool.map(self.list_folder, folders))
                 folders = [folder for inside, _ in found for folder in inside]
                 objects += [each for _, inside in found for each in inside]
-            for listed in pool.map(self._list_again, folders):
+            for listed in pool.map(lambda folder: [*self.walk(folder)], folders):
                 objects += listed
         return objects
-
-    def _list_again(self, prefix: str) -> list[Listed]:
-        return with_retries(lambda: [*self.walk(prefix)], self._patience, UnreachableStorageError)
 
 
 def _listed(found: Mapping[str, Any]) -> Listed:

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from comic_upscale.cli import app
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import DeviceError, RemoteError, SettingsError
 from comic_upscale.execution.base import CRASH, Executor
@@ -30,6 +32,10 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
 from tests.archives import make_zip, picture, pictures
+from tests.conftest import LONG, REPOSITORY
+from tests.docs.markdown import blocks, code_spans, command_lines
+from tests.docs.test_examples import own_commands
+from tests.engines.test_command import QUICK_ENGINE
 from tests.execution import test_executors as suite
 from tests.fakes import NearestEngine
 from tests.server import buckets
@@ -40,7 +46,6 @@ from tests.storage.conftest import bucket_of, names_in
 __all__ = ["migrated", "open_server"]
 
 RED = (255, 0, 0)
-LONG = bool(os.environ.get("COMIC_UPSCALE_TEST_LONG"))
 
 PROMISES = [
     suite.test_every_task_gets_one_outcome_and_its_own_pixels,
@@ -185,6 +190,37 @@ def test_pages_survive_actors_and_nodes_and_a_page_that_kills_is_set_aside(
     assert all(made[name] == local[name] for name in names if not name.endswith(".cbz"))
     # What a lost actor had written is gone.
     assert [name for name in made if name.startswith(".comic-upscale/")] == [".comic-upscale/ledger.sqlite3"]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_commands_of_the_page_about_clusters_run(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As they stand there, in their order; only the cluster and the bucket are others, and smaller."""
+    if reason := buckets.missing("moto"):
+        pytest.skip(reason)
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    smaller = {"--cluster": cluster.address, "--cluster-actors": "1", "--cluster-gpus": "0"}
+    page = REPOSITORY / "docs" / "cluster.md"
+    lines = [line for block in blocks(page) if block.language == "sh" for line in command_lines(block)]
+    lines += [span for span in code_spans(page) if span.startswith("comic-upscale status")]
+    seen: list[str] = []
+    with buckets.running_bucket("moto", tmp_path_factory.mktemp("moto")) as server:
+        for name, value in server.variables().items():
+            monkeypatch.setenv(name, value)
+        for number in range(3):
+            bucket_of(Path("s3://comics/pages")).put(f"{number}.png", picture(number))
+        for words in [words for line in lines for words in own_commands(line)]:
+            asked = [smaller.get(before, word) for before, word in zip(["", *words[:-1]], words, strict=True)]
+            # An engine that starts sooner than one with PyTorch.
+            quick = QUICK_ENGINE if words[0] == "run" else ()
+            result = CliRunner().invoke(app, [*asked, *quick])
+            assert result.exit_code == 0, f"{words}\n{result.output}\n{result.exception!r}"
+            seen.append(words[0])
+        made = [each.key for each in bucket_of(Path("s3://comics/big")).walk()]
+    assert seen == ["run", "run", "cost", "run", "status"]
+    assert sorted(made) == [".comic-upscale/ledger.sqlite3", "0.png", "1.png", "2.png"]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

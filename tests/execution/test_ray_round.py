@@ -18,7 +18,7 @@ import pytest
 
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
-from comic_upscale.execution.base import CRASH, ExecutorInfo, PageOutcome, PageUpscaled
+from comic_upscale.execution.base import CRASH, ExecutorInfo, PageOutcome, PageTask, PageUpscaled
 from comic_upscale.execution.ray import executor as executors
 from comic_upscale.execution.ray import pool as pools
 from comic_upscale.execution.ray import round as rounds
@@ -206,6 +206,34 @@ def test_slow_pages_are_done_twice_at_the_end_and_counted_once(
             assert max(seen.values()) == 2
             # Nothing of a page that counts is kept.
             assert (tools.server.tasks, tools.server.outputs) == ({}, {})
+
+    asyncio.run(work())
+
+
+def test_nothing_is_done_twice_while_pages_are_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "TWICE_AFTER_SECONDS", 0.02)
+    release = threading.Event()
+    twice: list[int] = []
+
+    async def work() -> None:
+        async with opened(
+            tmp_path, [NearestEngine(lambda _: bool(release.wait(20)) and None), NearestEngine()], slots=1
+        ) as tools:
+
+            async def slowly() -> AsyncIterator[PageTask]:
+                async for task in tasks_of(pictures(4)):
+                    if task.row_id == 3:
+                        # The others are done, one hangs, and an actor has nothing to do.
+                        await asyncio.sleep(1)
+                        twice.append(tools.twice)
+                    yield task
+
+            found = [outcome async for outcome in Round(tools, 1, slowly(), StopRequest()).outcomes()]
+            release.set()
+            assert sorted(outcome.row_id for outcome in found) == list(range(4))
+            assert (twice, tools.twice) == ([0], 1)
 
     asyncio.run(work())
 

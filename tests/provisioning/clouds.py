@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -30,6 +31,12 @@ class CloudMachine:
     request: dict[str, Any]
     looks: int = 0
     """How often it was asked about since its launch."""
+    launched: float = field(default_factory=time.time)
+    """Seconds since 1970."""
+
+    @property
+    def created_at(self) -> str:
+        return f"{datetime.fromtimestamp(self.launched, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @dataclass
@@ -195,7 +202,7 @@ def runpod(cloud: Cloud, method: str, path: str, query: dict[str, list[str]], bo
         up = cloud.is_up(machine)
         return {
             "id": machine.id, "name": machine.name, "status": "RUNNING" if up else "PROVISIONING", "cost": 0.34,
-            "gpu": {"id": machine.offer, "count": 1}, "createdAt": "2026-11-27T10:00:00Z", "cloud": "COMMUNITY",
+            "gpu": {"id": machine.offer, "count": 1}, "createdAt": machine.created_at, "cloud": "COMMUNITY",
             "ssh": {"proxy": None, "direct": {"host": host, "port": port, "username": user}} if up else None,
         }  # fmt: skip
 
@@ -250,7 +257,7 @@ def vast(cloud: Cloud, method: str, path: str, query: dict[str, list[str]], body
         up = cloud.is_up(machine)
         return {
             "id": int(machine.id), "label": machine.name, "actual_status": "running" if up else "loading",
-            "intended_status": "running", "gpu_name": "RTX 4090", "dph_total": 0.36, "start_date": 1795773600.5,
+            "intended_status": "running", "gpu_name": "RTX 4090", "dph_total": 0.36, "start_date": machine.launched,
             "public_ipaddr": f"{host} ", "ports": {"22/tcp": [{"HostPort": str(port)}]} if up else {},
             "ssh_host": "ssh5.vast.ai", "ssh_port": 12345,
         }  # fmt: skip

@@ -10,8 +10,11 @@ import itertools
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
+from obstore.exceptions import BaseError
 
 from comic_upscale.errors import InputError, OutputError, PageError, StorageError
 from comic_upscale.retries import RetryPolicy
@@ -74,10 +77,47 @@ def test_nothing_is_lost_or_mixed_up_by_faults_between(proxy: FaultProxy, prefix
     sources = ObjectSourceStore(address / "out", bucket=whole_bucket())
     names = sorted(entry.name for entry in sources.list(str(address / "out" / "p")))
     assert names == [f"{number}.png" for number in range(4)]
+    proxy.plan = break_every({0, 1}, fault)
+    assert [each.key for each in whole_bucket().walk(f"{prefix}/out/p")] == [
+        f"{prefix}/out/p/{name}" for name in names
+    ]
+    proxy.plan = break_every({0, 2, 3, 6} if fault != "slow" else {1}, fault)
     for number, data in enumerate(content):
         assert sources.read_now(address / "out" / "p" / f"{number}.png") == data
     assert proxy.broken
     assert set(proxy.broken) == {fault}
+
+
+class BreaksOff:
+    """Stands for the library's listing: gives the objects by twos, and breaks off after each two, a number of times."""
+
+    def __init__(self, times: int, order: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> None:
+        self.left, self.order = times, order
+        self.list = obstore.list
+
+    def __call__(self, store: Any, **how: Any) -> Iterator[list[dict[str, str]]]:
+        found: Any = [each for page in self.list(store, **how) for each in page]
+        objects = self.order(found)
+        for number in range(0, len(objects), 2):
+            if number and self.left:
+                self.left -= 1
+                raise BaseError("error decoding response body")
+            yield objects[number : number + 2]
+
+
+def test_a_listing_that_breaks_off_goes_on_after_its_last_object(
+    proxy: FaultProxy, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = whole_bucket()
+    names = [f"{prefix}/{number}" for number in range(7)]
+    for name in names:
+        bucket.put(name, b"page")
+    monkeypatch.setattr(obstore, "list", BreaksOff(3, lambda found: found))
+    assert [each.key for each in bucket.walk(prefix)] == names
+    # Where names come in no order, objects would be missing or come twice.
+    monkeypatch.setattr(obstore, "list", BreaksOff(1, lambda found: found[::-1]))
+    with pytest.raises(StorageError, match="error decoding"):
+        list(bucket.walk(prefix))
 
 
 def test_a_large_object_is_sent_and_read_in_parts_through_faults(proxy: FaultProxy, prefix: str) -> None:

@@ -26,6 +26,7 @@ from comic_upscale.commands.ssh_options import SshOptions
 from comic_upscale.errors import ProviderError
 from comic_upscale.estimates.rental import RankedOffer
 from comic_upscale.provisioning.lifecycle import Timing
+from comic_upscale.provisioning.registry import PROVIDERS
 from tests.conftest import LONG, REPOSITORY, draw
 from tests.execution.ssh.conftest import Box, Invoke
 from tests.execution.ssh.test_whole_way import wait_for
@@ -33,16 +34,19 @@ from tests.provisioning.clouds import KEY, Cloud
 
 
 @pytest.fixture
-def cloud(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """A provider whose machines are all this one, and a user with a key for it."""
-    for name in ("VAST_API_KEY", "LAMBDA_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
+def cloud(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Cloud]:
+    """A provider whose machines are all this one, and a user with a key for it. A test may choose the provider."""
+    provider = getattr(request, "param", "runpod")
+    for name in ("RUNPOD_API_KEY", "VAST_API_KEY", "LAMBDA_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
-    cloud = Cloud("runpod", boots_after=0, ssh=("127.0.0.1", box.port, getpass.getuser()))
+    cloud = Cloud(provider, boots_after=0, ssh=("127.0.0.1", box.port, getpass.getuser()))
     cloud.start()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv("RUNPOD_API_KEY", KEY)
-    monkeypatch.setenv("RUNPOD_API_URL", cloud.url)
+    monkeypatch.setenv(PROVIDERS[provider].key_variable, KEY)
+    monkeypatch.setenv(PROVIDERS[provider].url_variable, cloud.url)
     _, public = rent_records().key()
     with (box.folder / "authorized_keys").open("a") as file:
         file.write(f"{public}\n")
