@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from spandrel.architectures.Compact import Compact
 
 from comic_upscale.models.network import Network
+from comic_upscale.settings.job import JobSettings
+from tests.conftest import MakeJob
 
 MakeNetwork = Callable[..., Network]
+
+
+@pytest.fixture(scope="session")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of a tiny FLUX, and an encoded prompt. Needs the extra [flux]."""
+    from tests.engines.tiny_flux import make_embeddings, make_flux
+
+    folder = tmp_path_factory.mktemp("flux")
+    return make_flux(folder / "tiny-flux"), make_embeddings(folder / "prompt.safetensors")
+
+
+@pytest.fixture
+def make_flux_job(
+    flux: tuple[Path, Path], make_job: MakeJob, tiny_weights: Path
+) -> Callable[..., JobSettings]:
+    def make(changes: dict[str, object] | None = None, **options: object) -> JobSettings:
+        given = {
+            "pipeline": flux[0], "embeddings": flux[1], "first_pass": tiny_weights, "tile": 64, "overlap": 16,
+            "steps": 4, "strength": 0.5, **options,
+        }  # fmt: skip
+        return make_job(
+            backend="flux",
+            model="auto",
+            device="cpu",
+            engine_options={name: value for name, value in given.items() if value is not None},
+            **{"gate": False, **(changes or {})},
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -22,9 +22,10 @@ from comic_upscale.engines.base import (
     Upscaled,
     interrupt,
 )
+from comic_upscale.engines.diffusion.embeddings import check_arguments, load_embeddings
 from comic_upscale.engines.diffusion.factory import NAME, FluxOptions
 from comic_upscale.engines.diffusion.lettering import keep_map
-from comic_upscale.engines.diffusion.loading import choose_precision, load_embeddings, load_pipeline, plan_for
+from comic_upscale.engines.diffusion.loading import choose_precision, load_pipeline, plan_for
 from comic_upscale.engines.diffusion.noise import NoiseField
 from comic_upscale.engines.feathering import FeatheredPage, Floats, Window, plan_windows
 from comic_upscale.engines.host_resample import to_samples
@@ -53,6 +54,7 @@ def open_diffusion_engine(spec: EngineSpec, resources: EngineResources, identity
     # The prompt first: its encoders are freed before the transformer is loaded.
     embeddings = load_embeddings(options, spec.weights_cache, device)
     pipeline = load_pipeline(options, plan, device, precision)
+    check_arguments(embeddings, pipeline, options.embeddings)
     first = open_torch_engine(load_network(spec.weights, None), str(device))
     return DiffusionEngine(
         options, pipeline, first, embeddings=embeddings, identity=identity, precision=precision, device=device
@@ -142,7 +144,8 @@ class DiffusionEngine:
         """
         strength = self._options.strength
         if batch.conservative:
-            strength = max(strength / 2, 1 / self._options.steps)
+            # A little more than one step: some pipelines round the product of both down.
+            strength = max(strength / 2, min(1.0, 1.001 / self._options.steps))
         first = self._first.upscale(batch)
         borders = Borders()
         for index, page in enumerate(first.pixels):
@@ -200,7 +203,7 @@ class DiffusionEngine:
         if self._takes_control:
             # Unlike the image, the pipeline takes this tensor as it is.
             more["control_image"] = 2 * image - 1
-        # The autoencoder draws from a generator, too: the same one for each tile.
+        # For whatever else draws, such as a scheduler that adds noise in each step: alike for each tile.
         generator = torch.Generator("cpu").manual_seed(self._options.seed)
         if self._stopped.is_set():
             raise DeviceError("the engine was stopped")
