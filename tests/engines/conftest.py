@@ -90,3 +90,18 @@ def gray_compact(make_network: MakeNetwork) -> Network:
     torch.manual_seed(8)
     module = Compact(num_in_ch=1, num_out_ch=1, num_feat=8, num_conv=2, upscale=4)
     return make_network(module, input_channels=1, output_channels=1, receptive_radius=4)
+
+
+@pytest.fixture(scope="session")
+def tiny_restorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RestoreFormer with random weights, as small as its architecture can be."""
+    from spandrel.architectures.RestoreFormer import RestoreFormer  # type: ignore[import-untyped]
+
+    torch.manual_seed(1)
+    network = RestoreFormer(
+        n_embed=4, embed_dim=32, ch=32, ch_mult=(1, 1, 1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(16,),
+        resolution=512, z_channels=32, head_size=8,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("faces") / "tiny.pth"
+    torch.save(network.state_dict(), path)
+    return path

@@ -41,19 +41,9 @@ def photo() -> UInt8Array:
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RestoreFormer with random weights, as small as its architecture can be."""
-    from spandrel.architectures.RestoreFormer import RestoreFormer  # type: ignore[import-untyped]
-
-    torch.manual_seed(1)
-    network = RestoreFormer(
-        n_embed=4, embed_dim=32, ch=32, ch_mult=(1, 1, 1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(16,),
-        resolution=512, z_channels=32, head_size=8,
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("faces") / "tiny.pth"
-    torch.save(network.state_dict(), path)
-    return path
+@pytest.fixture
+def weights(tiny_restorer: Path) -> Path:
+    return tiny_restorer
 
 
 def test_the_face_of_a_photograph_is_found_once_with_its_points(photo: UInt8Array) -> None:
