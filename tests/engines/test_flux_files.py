@@ -16,7 +16,9 @@ from tests.engines.test_flux import LACKING
 if LACKING:
     pytest.skip(f"the extra [flux] is not installed: {', '.join(LACKING)}", allow_module_level=True)
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+import diffusers
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from comic_upscale.engines import registry
@@ -57,15 +59,21 @@ def encode(make_flux_job: MakeFlux, tmp_path: Path) -> Callable[..., dict[str, t
 
 
 def test_the_prompt_is_encoded_once_and_its_encoders_are_never_loaded_again(
-    encode: Callable[..., dict[str, torch.Tensor]], make_flux_job: MakeFlux, whole: Path, tmp_path: Path
-) -> None:
+    encode: Callable[..., dict[str, torch.Tensor]], make_flux_job: MakeFlux, whole: Path, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     folder = tmp_path / "pipeline"
     shutil.copytree(whole, folder)
     settings = make_flux_job({"weights_cache": tmp_path / "cache"}, pipeline=folder, embeddings=None)
     spec = registry.prepare_engine(settings)
     assert "first the prompt is encoded on the CPU" in str(registry.describe_loading(settings, spec))
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.enable_progress_bar()
+    capfd.readouterr()
     (engine,) = registry.open_engines(settings, spec)
     assert engine.upscale(Batch(draw_pages(1, 20, 20), (40, 40))).pixels.shape == (1, 40, 40, 3)
+    # The terminal is that of the run.
+    assert capfd.readouterr() == ("", "")
     engine.close()
     (kept,) = (tmp_path / "cache" / "embeddings").iterdir()
     assert "prompt" not in str(registry.describe_loading(settings, spec))

@@ -25,7 +25,7 @@ from comic_upscale.engines.base import (
 from comic_upscale.engines.diffusion.embeddings import check_arguments, load_embeddings
 from comic_upscale.engines.diffusion.factory import NAME, FluxOptions
 from comic_upscale.engines.diffusion.lettering import keep_map
-from comic_upscale.engines.diffusion.loading import choose_precision, load_pipeline, plan_for
+from comic_upscale.engines.diffusion.loading import choose_precision, load_pipeline, plan_for, quiet_libraries
 from comic_upscale.engines.diffusion.noise import NoiseField
 from comic_upscale.engines.feathering import FeatheredPage, Floats, Window, plan_windows
 from comic_upscale.engines.host_resample import to_samples
@@ -51,9 +51,10 @@ def open_diffusion_engine(spec: EngineSpec, resources: EngineResources, identity
     assert spec.weights is not None
     plan, device = plan_for(options, resources)
     precision = choose_precision(resources, device)
-    # The prompt first: its encoders are freed before the transformer is loaded.
-    embeddings = load_embeddings(options, spec.weights_cache, device)
-    pipeline = load_pipeline(options, plan, device, precision)
+    with quiet_libraries():
+        # The prompt first: its encoders are freed before the transformer is loaded.
+        embeddings = load_embeddings(options, spec.weights_cache, device)
+        pipeline = load_pipeline(options, plan, device, precision)
     check_arguments(embeddings, pipeline, options.embeddings)
     first = open_torch_engine(load_network(spec.weights, None), str(device))
     return DiffusionEngine(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,20 @@ from comic_upscale.errors import SettingsError, WeightsError
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CONTROLLED = "FluxControlNetImg2ImgPipeline"
 """The pipeline of FLUX.1 with a ControlNet."""
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the progress bars and the advice to programmers of diffusers and transformers off the terminal of a run."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    for each in (of_diffusers, of_transformers):
+        library: Any = each
+        library.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def choose_precision(resources: EngineResources, device: torch.device) -> str:
