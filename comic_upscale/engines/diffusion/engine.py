@@ -93,7 +93,11 @@ class DiffusionEngine:
         """Tiles of the current page that are done, and all of its tiles."""
         known = inspect.signature(pipeline.__call__).parameters
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        given: dict[str, Any] = {name: tensor.to(dtype) for name, tensor in embeddings.items()}
+        given: dict[str, Any] = {
+            # A mask has whole numbers.
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in embeddings.items()
+        }
         if not given:
             given["prompt"] = options.prompt
         given |= {
