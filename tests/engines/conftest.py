@@ -9,9 +9,12 @@ import pytest
 import torch
 from spandrel.architectures.Compact import Compact
 
+from comic_upscale.engines import registry
+from comic_upscale.engines.base import Engine
 from comic_upscale.models.network import Network
 from comic_upscale.settings.job import JobSettings
 from tests.conftest import MakeJob
+from tests.engines.fake_imagen import PRICE, FakeImagen, serve
 
 MakeNetwork = Callable[..., Network]
 
@@ -105,3 +108,40 @@ def tiny_restorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("faces") / "tiny.pth"
     torch.save(network.state_dict(), path)
     return path
+
+
+def open_engine(settings: JobSettings) -> Engine:
+    """Open the only engine of a job."""
+    (engine,) = registry.open_engines(settings, registry.prepare_engine(settings))
+    return engine
+
+
+@pytest.fixture(scope="session")
+def imagen_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeImagen, Path]]:
+    """A server that stands for Imagen, and the file of an account of it."""
+    with serve() as fake:
+        yield fake, fake.key_file(tmp_path_factory.mktemp("imagen") / "key.json")
+
+
+@pytest.fixture
+def fake(imagen_server: tuple[FakeImagen, Path]) -> FakeImagen:
+    """That server, without anything from an earlier test."""
+    fake = imagen_server[0]
+    fake.planned, fake.calls, fake.tones, fake.billed, fake.token = [], [], [], 0, None
+    fake.on_call = lambda: None
+    return fake
+
+
+@pytest.fixture
+def make_imagen(
+    imagen_server: tuple[FakeImagen, Path], fake: FakeImagen, make_job: MakeJob
+) -> Callable[..., JobSettings]:
+    def make_settings(changes: dict[str, object] | None = None, **options: object) -> JobSettings:
+        given = {
+            "project": "my-project", "price_per_image": PRICE, "credentials": imagen_server[1],
+            "endpoint": fake.address, **options,
+        }  # fmt: skip
+        values = {"backend": "imagen", "model": "auto", "engine_options": given, **(changes or {})}
+        return make_job(**values)
+
+    return make_settings

@@ -97,6 +97,27 @@ def test_the_same_page_is_drawn_the_same_and_tiles_show_no_seam(engine: Diffusio
     assert np.abs(drawn.astype(int) - engine._first.upscale(batch).pixels[0]).mean() > 1, "it draws"
 
 
+def test_steps_across_borders_are_like_those_inside_and_those_of_a_cut_are_not(
+    engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    across, down = (np.linspace(80, 170, length, dtype=np.float32) for length in (96, 80))
+    source = np.repeat((across[None, :, None] + down[:, None, None] / 4), 3, axis=2).astype(np.uint8)
+
+    def share_of_inside(overlap: int) -> float:
+        """Return the mean step across a border, as a share of the median of steps elsewhere."""
+        shares = []
+        for seed in range(2):
+            monkeypatch.setattr(engine, "_options", replace(engine._options, overlap=overlap, seed=seed))
+            made = engine.upscale(Batch(source[None], (192, 160)))
+            for axis, places in ((1, made.borders.columns), (0, made.borders.rows)):
+                steps = np.abs(np.diff(made.pixels[0].astype(float), axis=axis)).mean(axis=(1 - axis, 2))
+                shares += [steps[place - 1] / np.median(steps) for place in places]
+        assert len(shares) >= 8
+        return float(np.mean(shares))
+
+    assert share_of_inside(16) < 1.1 < 1.25 < share_of_inside(0)
+
+
 def test_it_tells_tiles_and_steps_and_only_to_who_asks(engine: DiffusionEngine) -> None:
     batch = Batch(draw_pages(1, 40, 30), (61, 83))
     told: list[EnginePart] = []
