@@ -69,7 +69,7 @@ ONLY = {
     "botocore": {"provisioning/aws.py"},
     "ray": {"execution"},
     "typer": {"commands", "cli"},
-    "diffusers": {"engines/diffusion/loading.py"},
+    "diffusers": {"engines/diffusion/embeddings.py", "engines/diffusion/loading.py"},
     "google": {"engines/imagen/client.py"},
     "onnxruntime": {"engines/onnx_network.py"},
     "spandrel": {"models/architectures.py"},

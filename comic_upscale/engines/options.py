@@ -88,7 +88,7 @@ def describe_options(kind: type) -> list[OptionHelp]:
         OptionHelp(
             name=each.name,
             values=_values(each),
-            default="" if each.is_required else _in_words(each.default),
+            default="" if each.is_required else _in_words(each.default) or "empty",
             help=each.opt.help,
         )
         for each in definitions(kind)

@@ -18,6 +18,7 @@ import modal
 REPOSITORY = Path(__file__).resolve().parents[2]
 WEIGHTS = "/weights"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif", ".jxl", ".bmp")
+OUTPUT_SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".avif", ".jxl")
 
 app = modal.App("comic-upscale")
 image = (
@@ -61,8 +62,10 @@ class Pages:
         self.upscaler.close()
 
     @modal.method()
-    def page(self, data: bytes, scale: float = 2.5, suffix: str = ".png") -> bytes:
-        """Return the file of an upscaled page.
+    def page(self, data: bytes, scale: float = 2.5, suffix: str = ".png") -> bytes | str:
+        """Return the file of an upscaled page, or why it cannot be upscaled.
+
+        A page that is at fault raises nothing, because Modal would repeat the call, and bill it again.
 
         Args:
             data: the file of a page.
@@ -70,11 +73,15 @@ class Pages:
             suffix: of the output, which says its format.
         """
         from comic_upscale import upscale_image
+        from comic_upscale.errors import PageError
 
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "page", Path(folder) / f"output{suffix}"
             source.write_bytes(data)
-            upscale_image(source, target, scale=scale, upscaler=self.upscaler)
+            try:
+                upscale_image(source, target, scale=scale, upscaler=self.upscaler)
+            except PageError as error:
+                return str(error)
             return target.read_bytes()
 
 
@@ -94,15 +101,28 @@ def upscale_folder(
     # With the old suffix inside, so that a.png and a.jpg have different outputs.
     places = {path: target / path.relative_to(source).with_name(path.name + suffix) for path in pages}
     todo = [path for path in pages if not places[path].exists()]
+    failures: list[str] = []
+    sent: list[Path] = []
+
+    def read_pages() -> Iterator[bytes]:
+        for path in todo:
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                failures.append(f"{path.relative_to(source)}: {error.strerror}")
+                continue
+            sent.append(path)
+            yield data
+
     made = call(
-        (path.read_bytes() for path in todo),
+        read_pages(),
         kwargs={"scale": scale, "suffix": suffix},
         order_outputs=True,
         return_exceptions=True,
     )
-    failures = []
-    for path, result in zip(todo, made, strict=True):
-        if isinstance(result, BaseException):
+    for number, result in enumerate(made):
+        path = sent[number]
+        if not isinstance(result, bytes):
             failures.append(f"{path.relative_to(source)}: {result}")
             continue
         places[path].parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +135,12 @@ def upscale_folder(
 @app.local_entrypoint()
 def main(input: str, output: str, scale: float = 2.5, model: str = "auto", suffix: str = ".png") -> None:
     """Upscale a folder of this machine."""
+    if not Path(input).is_dir():
+        raise SystemExit(f"error: there is no folder {input}")
+    if not 1 < scale <= 8:
+        raise SystemExit(f"error: --scale must be above 1 and at most 8, not {scale:g}")
+    if suffix not in OUTPUT_SUFFIXES:
+        raise SystemExit(f"error: --suffix must be one of {', '.join(OUTPUT_SUFFIXES)}, not {suffix}")
     failures = upscale_folder(
         Pages(model=model).page.map, Path(input), Path(output), scale=scale, suffix=suffix
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 
 def draw_pages(
@@ -23,3 +25,11 @@ def worst(one: NDArray[Any], other: NDArray[Any]) -> int:
     """Return the largest difference between two samples of the same place."""
     assert one.shape == other.shape
     return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def draw_page(folder: Path, name: str = "a.png", size: tuple[int, int] = (60, 80)) -> None:
+    """Write a page of this (width, height); another name is another page."""
+    folder.mkdir(exist_ok=True)
+    number = sum(name.encode())
+    pixels = np.random.default_rng(number).integers(0, 255, (size[1] // 4, size[0] // 4, 3), np.uint8)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / name)

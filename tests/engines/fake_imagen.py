@@ -20,6 +20,7 @@ from PIL import Image
 TOKEN = "ya29.secret-token-of-the-account"
 MODEL = "imagen-4.0-upscale-preview"
 PATH = f"/v1/projects/my-project/locations/us-central1/publishers/google/models/{MODEL}:predict"
+PRICE = 0.06
 ASSERTION = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 

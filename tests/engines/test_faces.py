@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from comic_upscale.engines.faces.alignment import SIDE, TEMPLATE, Alignment, cut, paste
 from comic_upscale.engines.faces.detector import FaceDetector
@@ -19,11 +20,13 @@ from comic_upscale.engines.registry import check_remote
 from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.jobs.run import run_job
-from comic_upscale.models.face_restorer import load_face_restorer
+from comic_upscale.models.face_restorer import FaceRestorer, load_face_restorer
 from comic_upscale.planning.model_selection import job_fingerprint
-from tests.conftest import MakeJob
+from tests.conftest import LONG, MakeJob
 from tests.fakes import NearestEngine
 
+# Threads of small layers only wait for each other.
+pytestmark = pytest.mark.usefixtures("one_thread")
 skimage = pytest.importorskip("skimage", reason="scikit-image has the photograph")
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "pages").glob("0*.png"))
 EYES_NOSE_MOUTH = [(203, 102), (246, 103), (224, 128), (223, 148)]
@@ -38,19 +41,9 @@ def photo() -> UInt8Array:
         return np.asarray(image.convert("RGB"))
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """RestoreFormer with random weights, as small as its architecture can be."""
-    from spandrel.architectures.RestoreFormer import RestoreFormer  # type: ignore[import-untyped]
-
-    torch.manual_seed(1)
-    network = RestoreFormer(
-        n_embed=4, embed_dim=32, ch=32, ch_mult=(1, 1, 1, 1, 1, 1), num_res_blocks=1, attn_resolutions=(16,),
-        resolution=512, z_channels=32, head_size=8,
-    )  # fmt: skip
-    path = tmp_path_factory.mktemp("faces") / "tiny.pth"
-    torch.save(network.state_dict(), path)
-    return path
+@pytest.fixture
+def weights(tiny_restorer: Path) -> Path:
+    return tiny_restorer
 
 
 def test_the_face_of_a_photograph_is_found_once_with_its_points(photo: UInt8Array) -> None:
@@ -135,6 +128,45 @@ def test_a_face_with_more_pixels_than_the_network_draws_is_left(photo: UInt8Arra
     assert made.color is page.color and "more pixels" in made.notes[-1]
 
 
+def test_a_network_that_gives_no_numbers_changes_nothing(photo: UInt8Array) -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, faces: torch.Tensor) -> torch.Tensor:
+            return faces * torch.nan
+
+    page = Pixels(resample_samples(photo[:256, 80:400], (640, 512)))
+    restorer = FaceRestorer(Broken(), "RestoreFormer")
+    made = FaceFilter(restorer, 1.0, torch.device("cpu")).apply(page, Pixels(photo[:256, 80:400]))
+    assert made.color is page.color
+    assert made.notes[-1] == "1 left as they are: the network gives numbers that are not finite"
+
+
+@pytest.mark.parametrize("fault", ["missing", "damaged", "other weights"])
+def test_a_detector_without_its_weights_says_what_to_do(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    file = tmp_path / "blazeface-back.safetensors"
+    if fault != "missing":
+        save_file({"00.weight": torch.zeros(1)}, file)
+    if fault == "damaged":
+        file.write_bytes(file.read_bytes()[:-2])
+    monkeypatch.setattr("comic_upscale.engines.faces.detector.weights_path", lambda: file)
+    with pytest.raises(WeightsError, match="install comic-upscale again"):
+        FaceFilter.open(weights, 0.5, "cpu")
+
+
+@pytest.mark.skipif(not LONG, reason="writes and reads 350 MB: COMIC_UPSCALE_TEST_LONG=1")
+def test_gfpgan_restores_a_face_alike_each_time(photo: UInt8Array, tmp_path: Path) -> None:
+    """Its architecture has one size only."""
+    from spandrel.architectures.GFPGAN import GFPGAN  # type: ignore[import-untyped]
+
+    torch.manual_seed(2)
+    torch.save(GFPGAN().state_dict(), tmp_path / "GFPGANv1.4.pth")
+    restore, page = FaceFilter.open(tmp_path / "GFPGANv1.4.pth", 1.0, "cpu"), Pixels(photo[:256, 80:400])
+    made, again = restore.apply(page, page), restore.apply(page, page)
+    assert made.notes == ("1 face restored",)
+    assert np.array_equal(made.color, again.color) and np.abs(made.color.astype(int) - page.color).max() > 5
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_drawn_pages_are_refused_with_the_reason(path: Path) -> None:
     with Image.open(path) as image:
@@ -155,6 +187,9 @@ def test_a_run_restores_faces_and_another_file_is_another_job(
     (tmp_path / "in").mkdir()
     Image.fromarray(photo[:256, 80:400]).save(tmp_path / "in" / "photo.png")
     Image.open(EXAMPLES[0]).convert("RGB").crop((0, 0, 200, 200)).save(tmp_path / "in" / "page.png")
+    Image.fromarray(photo[:256, 80:400]).convert("CMYK").save(tmp_path / "in" / "cmyk.tif")
+    Image.fromarray(photo[:256, 80:400]).convert("L").save(tmp_path / "in" / "gray.png")
+    Image.fromarray(photo[:1, :1]).save(tmp_path / "in" / "one.png")
     settings = make_job(face_model=weights, face_strength=0.5, gate=False)
     notes: dict[str, tuple[str, ...]] = {}
 
@@ -163,9 +198,10 @@ def test_a_run_restores_faces_and_another_file_is_another_job(
             notes[event.source] = event.notes  # type: ignore[attr-defined]
 
     result = run_job(settings, on_event=listen, open_engines=lambda *_: [NearestEngine()])
-    assert result.done == 2
-    assert "1 face restored" in notes["photo.png"]
-    assert any("faces were left" in note for note in notes["page.png"])
+    assert result.done == 5
+    assert all("1 face restored" in notes[name] for name in ("photo.png", "cmyk.tif"))
+    for name, reason in (("page.png", "drawn"), ("gray.png", "gray"), ("one.png", "drawn")):
+        assert any(note.startswith("faces were left") and reason in note for note in notes[name]), name
     prints = {
         job_fingerprint(each, "weights")
         for each in (settings, replace(settings, face_strength=0.6), replace(settings, face_model=None))

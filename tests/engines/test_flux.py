@@ -33,41 +33,20 @@ from comic_upscale.engines.diffusion.lettering import keep_map
 from comic_upscale.engines.diffusion.loading import load_pipeline, plan_for
 from comic_upscale.engines.diffusion.memory import GB, plan_memory
 from comic_upscale.engines.diffusion.noise import NoiseField
-from comic_upscale.engines.feathering import plan_windows
+from comic_upscale.engines.feathering import Window, plan_windows
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.gate.seams import worst_seam
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
-from tests.conftest import MakeJob
 from tests.engines.drawn_pages import draw_pages
-from tests.engines.tiny_flux import README, make_controlnet, make_embeddings, make_flux, make_gguf, make_klein
+from tests.engines.tiny_flux import README, make_controlnet, make_gguf, make_klein
 
 MakeFlux = Callable[..., JobSettings]
 
 
-@pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The folder of a pipeline, and an encoded prompt."""
-    folder = tmp_path_factory.mktemp("flux")
-    return make_flux(folder / "tiny-flux"), make_embeddings(folder / "prompt.safetensors")
-
-
 @pytest.fixture
-def make(flux: tuple[Path, Path], make_job: MakeJob, tiny_weights: Path) -> MakeFlux:
-    def make_settings(changes: dict[str, object] | None = None, **options: object) -> JobSettings:
-        given = {
-            "pipeline": flux[0], "embeddings": flux[1], "first_pass": tiny_weights, "tile": 64, "overlap": 16,
-            "steps": 4, "strength": 0.5, **options,
-        }  # fmt: skip
-        return make_job(
-            backend="flux",
-            model="auto",
-            device="cpu",
-            engine_options=given,
-            **{"gate": False, **(changes or {})},
-        )
-
-    return make_settings
+def make(make_flux_job: MakeFlux) -> MakeFlux:
+    return make_flux_job
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +97,27 @@ def test_the_same_page_is_drawn_the_same_and_tiles_show_no_seam(engine: Diffusio
     assert np.abs(drawn.astype(int) - engine._first.upscale(batch).pixels[0]).mean() > 1, "it draws"
 
 
+def test_steps_across_borders_are_like_those_inside_and_those_of_a_cut_are_not(
+    engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    across, down = (np.linspace(80, 170, length, dtype=np.float32) for length in (96, 80))
+    source = np.repeat((across[None, :, None] + down[:, None, None] / 4), 3, axis=2).astype(np.uint8)
+
+    def share_of_inside(overlap: int) -> float:
+        """Return the mean step across a border, as a share of the median of steps elsewhere."""
+        shares = []
+        for seed in range(2):
+            monkeypatch.setattr(engine, "_options", replace(engine._options, overlap=overlap, seed=seed))
+            made = engine.upscale(Batch(source[None], (192, 160)))
+            for axis, places in ((1, made.borders.columns), (0, made.borders.rows)):
+                steps = np.abs(np.diff(made.pixels[0].astype(float), axis=axis)).mean(axis=(1 - axis, 2))
+                shares += [steps[place - 1] / np.median(steps) for place in places]
+        assert len(shares) >= 8
+        return float(np.mean(shares))
+
+    assert share_of_inside(16) < 1.1 < 1.25 < share_of_inside(0)
+
+
 def test_it_tells_tiles_and_steps_and_only_to_who_asks(engine: DiffusionEngine) -> None:
     batch = Batch(draw_pages(1, 40, 30), (61, 83))
     told: list[EnginePart] = []
@@ -152,19 +152,44 @@ def test_neighbours_get_the_same_noise_where_they_overlap() -> None:
 def test_the_pipeline_takes_its_noise_from_the_field_and_gets_its_own_back(
     engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
     import diffusers.pipelines.flux.pipeline_flux_img2img as module
 
-    before, seen = module.randn_tensor, []
+    seen = []
     original = NoiseField.cut
 
-    def cut(self: NoiseField, shape: tuple[int, ...], window: object) -> torch.Tensor:
-        seen.append(shape)
-        return original(self, shape, window)  # type: ignore[arg-type]
+    def cut(self: NoiseField, shape: tuple[int, ...], window: Window, purpose: int = 0) -> torch.Tensor:
+        seen.append((shape, purpose))
+        # Another engine of this process draws at the same time, without a field.
+        other = ThreadPoolExecutor(1).submit(module.randn_tensor, shape, torch.Generator().manual_seed(1))
+        assert torch.equal(other.result(), torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+        return original(self, shape, window, purpose)
 
     monkeypatch.setattr(NoiseField, "cut", cut)
     engine.upscale(Batch(draw_pages(1, 30, 30), (60, 60)))
-    assert seen == [(1, 1, 8, 8)]
-    assert module.randn_tensor is before
+    # The autoencoder draws first, from the range that it found. Both begin from one seed, and have nothing in common.
+    assert [shape for shape, _ in seen] == [(1, 1, 8, 8)] * 2 and seen[0][1] != seen[1][1] == 0
+    field, (window,) = NoiseField(7, (64, 64)), plan_windows((64, 64), (64, 64), 0).all()
+    drawn = [original(field, (1, 1, 8, 8), window, purpose).flatten() for _, purpose in seen]
+    assert abs(float(torch.corrcoef(torch.stack(drawn))[0, 1])) < 0.4
+    shape = (1, 1, 8, 8)
+    after = module.randn_tensor(shape, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(after, torch.randn(shape, generator=torch.Generator().manual_seed(2)))
+
+
+def test_the_autoencoder_finds_the_same_where_tiles_overlap(engine: DiffusionEngine) -> None:
+    """Its own noise belongs to places of the page, and not to places of the tile."""
+    autoencoder, pipeline = engine._pipeline.vae, engine._pipeline
+    (first, second), field = plan_windows((64, 96), (64, 64), 32, 16).all(), NoiseField(3, (64, 96))
+    plain = torch.full((1, 3, 64, 64), 0.25)
+    found = []
+    for window in (first, second):
+        with torch.inference_mode(), field.used_by(pipeline, window):
+            spread = autoencoder.encode(plain).latent_dist
+            spread.mean, spread.std = torch.zeros_like(spread.mean), torch.ones_like(spread.std)
+            found.append(spread.sample())
+    assert torch.equal(found[0][..., 4:], found[1][..., :4])
 
 
 def test_a_gguf_transformer_draws_nearly_the_same(

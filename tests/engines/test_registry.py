@@ -271,6 +271,7 @@ def test_an_engine_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pa
 
 def test_what_an_engine_needs_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "needs nothing more" in CliRunner().invoke(app, ["engines", "show", "torch"]).stdout
+    assert "prompt: text (default empty)" in CliRunner().invoke(app, ["engines", "show", "imagen"]).stdout
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     shown = CliRunner().invoke(app, ["engines", "show", "onnx"])
     assert shown.exit_code == 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 README = "---\nlicense: {licence}\n---\n# Tiny\n"
 
@@ -90,15 +91,23 @@ def make_embeddings(path: Path) -> Path:
     return path
 
 
-def make_gguf(folder: Path, path: Path, kind: str = "Q8_0") -> Path:
-    """Write the transformer of a pipeline as GGUF, quantized, and return the file."""
+def make_gguf(
+    folder: Path,
+    path: Path,
+    kind: str = "Q8_0",
+    *,
+    network: str = "FluxTransformer2DModel",
+    without: str = "",
+) -> Path:
+    """Write the transformer of a pipeline as GGUF, quantized, without one tensor if asked to, and return the file."""
+    import diffusers
     import gguf
-    from diffusers import FluxTransformer2DModel
 
-    network = FluxTransformer2DModel.from_pretrained(folder, subfolder="transformer")
+    state = getattr(diffusers, network).from_pretrained(folder, subfolder="transformer").state_dict()
+    state.pop(without, None)
     writer = gguf.GGUFWriter(path, "flux")
     chosen = gguf.GGMLQuantizationType[kind]
-    for name, tensor in network.state_dict().items():
+    for name, tensor in state.items():
         values = tensor.float().numpy()
         if values.ndim == 2 and values.shape[1] % 32 == 0:
             writer.add_tensor(name, gguf.quants.quantize(values, chosen), raw_dtype=chosen)
@@ -108,4 +117,60 @@ def make_gguf(folder: Path, path: Path, kind: str = "Q8_0") -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
+
+
+def add_text_encoders(folder: Path) -> Path:
+    """Add tiny text encoders of one layer, CLIP and T5, to the folder of a pipeline, and return the folder."""
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTokenizer,
+        T5Config,
+        T5EncoderModel,
+        T5TokenizerFast,
+    )
+
+    torch.manual_seed(4)
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    clip = CLIPTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)}, merges=[], model_max_length=77
+    )
+    scores = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("\u2581", -2.0),
+        *((each, -3.0) for each in letters),
+    ]
+    t5 = T5TokenizerFast(vocab=scores, extra_ids=0, model_max_length=512)
+    parts = {
+        "tokenizer": clip,
+        "tokenizer_2": t5,
+        "text_encoder": CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(pieces), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                num_attention_heads=2, bos_token_id=0, eos_token_id=1,
+            )
+        ),
+        "text_encoder_2": T5EncoderModel(
+            T5Config(
+                vocab_size=len(scores), d_model=32, d_kv=8, num_heads=4, d_ff=64, num_layers=1,
+                feed_forward_proj="gated-gelu",
+            )
+        ),
+    }  # fmt: skip
+    index = json.loads((folder / "model_index.json").read_text())
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+        index[name] = ["transformers", type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def make_fp8(folder: Path, path: Path) -> Path:
+    """Write the T5 of a pipeline as a single file in fp8, as it is handed around, and return the file."""
+    state = load_file(folder / "text_encoder_2" / "model.safetensors")
+    save_file({name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items()}, path)
     return path

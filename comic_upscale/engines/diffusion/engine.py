@@ -22,9 +22,10 @@ from comic_upscale.engines.base import (
     Upscaled,
     interrupt,
 )
+from comic_upscale.engines.diffusion.embeddings import check_arguments, load_embeddings
 from comic_upscale.engines.diffusion.factory import NAME, FluxOptions
 from comic_upscale.engines.diffusion.lettering import keep_map
-from comic_upscale.engines.diffusion.loading import choose_precision, load_embeddings, load_pipeline, plan_for
+from comic_upscale.engines.diffusion.loading import choose_precision, load_pipeline, plan_for, quiet_libraries
 from comic_upscale.engines.diffusion.noise import NoiseField
 from comic_upscale.engines.feathering import FeatheredPage, Floats, Window, plan_windows
 from comic_upscale.engines.host_resample import to_samples
@@ -50,9 +51,11 @@ def open_diffusion_engine(spec: EngineSpec, resources: EngineResources, identity
     assert spec.weights is not None
     plan, device = plan_for(options, resources)
     precision = choose_precision(resources, device)
-    # The prompt first: its encoders are freed before the transformer is loaded.
-    embeddings = load_embeddings(options, spec.weights_cache, device)
-    pipeline = load_pipeline(options, plan, device, precision)
+    with quiet_libraries():
+        # The prompt first: its encoders are freed before the transformer is loaded.
+        embeddings = load_embeddings(options, spec.weights_cache, device)
+        pipeline = load_pipeline(options, plan, device, precision)
+    check_arguments(embeddings, pipeline, options.embeddings)
     first = open_torch_engine(load_network(spec.weights, None), str(device))
     return DiffusionEngine(
         options, pipeline, first, embeddings=embeddings, identity=identity, precision=precision, device=device
@@ -90,7 +93,11 @@ class DiffusionEngine:
         """Tiles of the current page that are done, and all of its tiles."""
         known = inspect.signature(pipeline.__call__).parameters
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        given: dict[str, Any] = {name: tensor.to(dtype) for name, tensor in embeddings.items()}
+        given: dict[str, Any] = {
+            # A mask has whole numbers.
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in embeddings.items()
+        }
         if not given:
             given["prompt"] = options.prompt
         given |= {
@@ -142,7 +149,8 @@ class DiffusionEngine:
         """
         strength = self._options.strength
         if batch.conservative:
-            strength = max(strength / 2, 1 / self._options.steps)
+            # A little more than one step: some pipelines round the product of both down.
+            strength = max(strength / 2, min(1.0, 1.001 / self._options.steps))
         first = self._first.upscale(batch)
         borders = Borders()
         for index, page in enumerate(first.pixels):
@@ -200,7 +208,7 @@ class DiffusionEngine:
         if self._takes_control:
             # Unlike the image, the pipeline takes this tensor as it is.
             more["control_image"] = 2 * image - 1
-        # The autoencoder draws from a generator, too: the same one for each tile.
+        # For whatever else draws, such as a scheduler that adds noise in each step: alike for each tile.
         generator = torch.Generator("cpu").manual_seed(self._options.seed)
         if self._stopped.is_set():
             raise DeviceError("the engine was stopped")

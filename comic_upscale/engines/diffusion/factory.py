@@ -23,6 +23,7 @@ from comic_upscale.engines.diffusion.folder import (
     LARGEST_BY_MASK,
     PipelineFolder,
     check_licence,
+    check_licence_of_file,
     identity_of_file,
     identity_of_folder,
     identity_of_network,
@@ -60,6 +61,14 @@ class FluxOptions:
         Opt(
             "A .safetensors file with the encoded prompt. auto: FLUX.1 encodes the prompt once and keeps it, so that "
             "its text encoders, which are larger than a quantized transformer, are not loaded again.",
+            parse=Path, write=identity_of_file, fingerprint="if-changed",
+        ),
+    ] = None  # fmt: skip
+    text_encoder: Annotated[
+        Path | None,
+        Opt(
+            "A single .safetensors file for the large text encoder of FLUX.1 (T5), such as t5xxl_fp8_e4m3fn, in place "
+            "of that of the folder. Weights in fp8 stay so in memory.",
             parse=Path, write=identity_of_file, fingerprint="if-changed",
         ),
     ] = None  # fmt: skip
@@ -157,8 +166,10 @@ class FluxFactory(EngineFactory):
         if options.controlnet is not None:
             identity_of_network(options.controlnet)
             check_licence(options.controlnet, "ControlNet", accepted=options.accept_noncommercial)
-        for file in (options.transformer, options.embeddings):
+        for file in (options.transformer, options.embeddings, options.text_encoder):
             identity_of_file(file)
+        if options.transformer is not None:
+            check_licence_of_file(options.transformer, accepted=options.accept_noncommercial)
         weights = resolve_weights(
             options.first_pass,
             denoise=None,
@@ -171,10 +182,12 @@ class FluxFactory(EngineFactory):
 
     def describe_loading(self, spec: EngineSpec, resources: EngineResources) -> str | None:
         """Return the plan of the memory."""
+        from comic_upscale.engines.diffusion.embeddings import describe_encoding
         from comic_upscale.engines.diffusion.loading import plan_for
 
         plan, device = plan_for(spec.options, resources)
-        return plan.describe(str(device))
+        encoding = describe_encoding(spec.options, spec.weights_cache)
+        return "; ".join(filter(None, (plan.describe(str(device)), encoding)))
 
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
         """Load the first pass and the pipeline on one device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,11 @@ LARGEST_BY_MASK = 1024
 """The longest side of a tile that these do not shrink."""
 _WEIGHTS = (".safetensors", ".gguf", ".bin")
 _LICENCE = re.compile(r"^license(?:_name)?\s*:\s*(\S+)", re.MULTILINE)
+_RESTRICTED = re.compile(r"(?:flux.*[-_.]|^)(?:dev|kontext|klein[-_]?9b)(?:[-_.]|$)")
+"""Names of files with weights of FLUX that may not be used commercially."""
 _FREE = ("apache-2.0", "mit", "bsd", "openrail", "cc0", "cc-by-4.0", "creativeml-openrail")
+_LONGEST_HEADER = 100_000_000
+"""The most bytes of the header of a safetensors file, as its own library allows."""
 _SAMPLE = 1 << 20
 """Bytes at the start and at the end of a file of weights that count for its identity: all of it takes minutes."""
 
@@ -58,9 +63,11 @@ class PipelineFolder:
         ]
         return cls(path, kind, tuple(parts))
 
-    def bytes_of(self, part: str) -> int:
-        """Return the bytes of the weights of a part."""
-        return sum(file.stat().st_size for file in self._weights(part))
+    def bytes_of(self, part: str, width: int | None = None) -> int:
+        """Return the bytes of the weights of a part; with ``width``, as `bytes_in_memory`."""
+        if width is None:
+            return sum(file.stat().st_size for file in self._weights(part))
+        return sum(bytes_in_memory(file, width) for file in self._weights(part))
 
     def identity(self) -> str:
         """Return a hash of the configuration and of samples of all weights, 64 hexadecimal digits."""
@@ -92,10 +99,9 @@ class NetworkFolder:
 
     path: Path
 
-    @property
-    def size(self) -> int:
-        """Bytes of the weights."""
-        return sum(file.stat().st_size for file in weights_in(self.path))
+    def bytes_in_memory(self, width: int) -> int:
+        """Return the bytes of the weights; arguments as for `bytes_in_memory`."""
+        return sum(bytes_in_memory(file, width) for file in weights_in(self.path))
 
     def identity(self) -> str:
         """Return a hash of the configuration and of samples of the weights, 64 hexadecimal digits.
@@ -118,10 +124,41 @@ class NetworkFolder:
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """Return the files of weights below a folder: safetensors, or else those of other kinds."""
+    """Return the files of weights below a folder: safetensors, or else those of other kinds.
+
+    Variants such as ``model.fp16.safetensors`` are left out if the weights are there without them, as diffusers does.
+    """
     files = sorted(each for each in folder.rglob("*") if each.suffix in _WEIGHTS)
-    safe = [each for each in files if each.suffix == ".safetensors"]
-    return safe or files
+    files = [each for each in files if each.suffix == ".safetensors"] or files
+    return [each for each in files if "." not in each.stem] or files
+
+
+def bytes_in_memory(file: Path, width: int) -> int:
+    """Return the bytes that the weights of a file take once they are loaded.
+
+    Args:
+        file: of weights. Quantized ones (.gguf) stay as they are.
+        width: bytes of a number of the precision: 4 for fp32, 2 for fp16 and bf16. Numbers of other widths are turned
+            into it, such as those of a file in bf16 on a CPU.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    if file.suffix != ".safetensors":
+        return file.stat().st_size
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header: Any = json.loads(opened.read(min(length, _LONGEST_HEADER)))
+        tensors = [value for name, value in header.items() if name != "__metadata__"]
+        return sum(
+            math.prod(each["shape"]) * width
+            if each["dtype"].startswith(("F", "BF"))
+            else each["data_offsets"][1] - each["data_offsets"][0]
+            for each in tensors
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"{file} is not a whole .safetensors file: download it again") from error
 
 
 def licence_of(folder: Path) -> str | None:
@@ -143,6 +180,25 @@ def licence_of(folder: Path) -> str | None:
     return None
 
 
+def check_licence_of_file(file: Path, *, accepted: bool) -> None:
+    """Refuse a single file of weights that is known to be for non-commercial use, unless the user accepted that.
+
+    A file of weights seldom has its licence with it. So a README beside it counts, and the names of those models of
+    Black Forest Labs that are not free: a free pipeline does not free other weights that are put into it.
+
+    Raises:
+        SettingsError: it is not accepted.
+    """
+    licence = licence_of(file.parent)
+    if licence is None and _RESTRICTED.search(file.stem.lower()):
+        licence = "non-commercial, by its name"
+    if licence is not None and not _is_free(licence) and not accepted:
+        raise SettingsError(
+            f"the transformer {file} has the licence {licence}: read it. If it allows what you do, add "
+            "--engine-option accept_noncommercial=true"
+        )
+
+
 def check_licence(folder: Path, what: str, *, accepted: bool) -> None:
     """Refuse weights that may not be used commercially, or whose licence is unknown, unless the user accepted it.
 
@@ -155,13 +211,16 @@ def check_licence(folder: Path, what: str, *, accepted: bool) -> None:
         SettingsError: it is not accepted.
     """
     licence = licence_of(folder)
-    is_free = licence is not None and any(licence.startswith(each) for each in _FREE)
-    if not (is_free or accepted):
+    if not ((licence is not None and _is_free(licence)) or accepted):
         why = f"has the licence {licence}" if licence else "names no licence that is known to allow any use"
         raise SettingsError(
             f"the {what} in {folder} {why}: read its licence. If it allows what you do, add "
             "--engine-option accept_noncommercial=true"
         )
+
+
+def _is_free(licence: str) -> bool:
+    return any(licence.startswith(each) for each in _FREE)
 
 
 def sample_of(file: Path) -> bytes:

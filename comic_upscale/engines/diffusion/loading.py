@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,37 @@ import psutil
 import torch
 
 from comic_upscale.engines.base import EngineResources
+from comic_upscale.engines.diffusion.embeddings import STORABLE, first_line, stores_embeddings
 from comic_upscale.engines.diffusion.factory import FluxOptions
-from comic_upscale.engines.diffusion.folder import BY_MASK, TEXT_PARTS, NetworkFolder, PipelineFolder
+from comic_upscale.engines.diffusion.folder import (
+    BY_MASK,
+    TEXT_PARTS,
+    NetworkFolder,
+    PipelineFolder,
+    bytes_in_memory,
+)
 from comic_upscale.engines.diffusion.memory import MemoryPlan, plan_memory
+from comic_upscale.engines.diffusion.noise import take_over_noise
 from comic_upscale.engines.torch.device import choose_device
 from comic_upscale.errors import SettingsError, WeightsError
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_STORABLE = ("FluxPipeline", "FluxImg2ImgPipeline")
-"""Pipelines whose prompt is encoded once and stored."""
 _CONTROLLED = "FluxControlNetImg2ImgPipeline"
 """The pipeline of FLUX.1 with a ControlNet."""
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the progress bars and the advice to programmers of diffusers and transformers off the terminal of a run."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    libraries: tuple[Any, ...] = (of_diffusers, of_transformers)
+    for each in libraries:
+        each.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def choose_precision(resources: EngineResources, device: torch.device) -> str:
@@ -43,30 +65,27 @@ def plan_for(options: FluxOptions, resources: EngineResources) -> tuple[MemoryPl
         raise SettingsError("--engine flux uses one device: give one --device")
     device = choose_device(resources.device)
     folder = PipelineFolder.read(options.pipeline)
-    wide = 2.0 if choose_precision(resources, device) == "fp32" else 1.0
+    width = 4 if choose_precision(resources, device) == "fp32" else 2
     parts = {}
     for part in folder.parts:
         if part in TEXT_PARTS and stores_embeddings(folder, options):
             continue
-        size = folder.bytes_of(part)
+        size = folder.bytes_of(part, width)
         if size:
             parts[part] = size
     if options.transformer is not None:
-        parts["transformer"] = options.transformer.stat().st_size
+        parts["transformer"] = bytes_in_memory(options.transformer, width)
     if options.controlnet is not None:
         # Every step needs both.
-        parts["transformer"] = parts.get("transformer", 0) + NetworkFolder(options.controlnet).size
+        parts["transformer"] = parts.get("transformer", 0) + NetworkFolder(
+            options.controlnet
+        ).bytes_in_memory(width)
     on_gpu = device.type == "cuda"
     available = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
     mode = options.memory
     if device.type == "cpu" and mode == "auto":
         mode = "all"
-    return plan_memory(parts, tile=options.tile, available=available, mode=mode, widening=wide), device
-
-
-def stores_embeddings(folder: PipelineFolder, options: FluxOptions) -> bool:
-    """Return whether the text encoders are not loaded with the pipeline."""
-    return options.embeddings is not None or folder.kind in _STORABLE
+    return plan_memory(parts, tile=options.tile, available=available, mode=mode, widening=width / 2), device
 
 
 def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, precision: str) -> Any:
@@ -98,12 +117,17 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
     except Exception as error:
         # Whatever is wrong with the files of others.
         raise WeightsError(
-            f"diffusers cannot load {folder.path} to turn an image into an image: {_first_line(error)}"
+            f"diffusers cannot load {folder.path} to turn an image into an image: {first_line(error)}"
         ) from error
     if "strength" not in inspect.signature(pipeline.__call__).parameters:
         raise WeightsError(
             f"{type(pipeline).__name__} draws a new image and does not keep to that of a page: use the pipeline of "
             "another model, such as FLUX.1 or FLUX.2-klein"
+        )
+    if not take_over_noise(pipeline):
+        raise WeightsError(
+            f"{type(pipeline).__name__} makes its noise in a way that is not known here, so its tiles would not fit "
+            "together: use the pipeline of another model, such as FLUX.1 or FLUX.2-klein"
         )
     pipeline.set_progress_bar_config(disable=True)
     if plan.mode == "all":
@@ -115,54 +139,7 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
     return pipeline
 
 
-def load_embeddings(options: FluxOptions, cache: Path, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return the encoded prompt by the names of the pipeline's arguments; empty if the pipeline encodes it itself.
-
-    FLUX.1 encodes it once, on the CPU, and the cache keeps it.
-
-    Raises:
-        WeightsError: the file is none, or the text encoders cannot be loaded.
-    """
-    folder = PipelineFolder.read(options.pipeline)
-    if options.embeddings is None and folder.kind not in _STORABLE:
-        return {}
-    path = options.embeddings or cache / "embeddings" / f"{_prompt_key(folder, options.prompt)}.safetensors"
-    if options.embeddings is None and not path.is_file():
-        _encode_prompt(folder, options.prompt, path)
-    from safetensors.torch import load_file
-
-    try:
-        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
-    except Exception as error:
-        raise WeightsError(f"{path} has no encoded prompt (.safetensors): {_first_line(error)}") from error
-
-
-def _encode_prompt(folder: PipelineFolder, prompt: str, path: Path) -> None:
-    from safetensors.torch import save
-
-    from comic_upscale.storage.atomic import write_whole
-
-    missing = [part for part in ("text_encoder", "text_encoder_2") if part not in folder.parts]
-    if missing:
-        raise WeightsError(
-            f"{folder.path} has no {' and '.join(missing)} to encode the prompt: add --engine-option embeddings=FILE"
-        )
-    try:
-        kind = getattr(_diffusers(), folder.kind)
-        encoder = kind.from_pretrained(
-            str(folder.path), transformer=None, vae=None, torch_dtype=torch.float32, local_files_only=True,
-            use_safetensors=True,
-        )  # fmt: skip
-        with torch.inference_mode():
-            embeds, pooled, _ = encoder.encode_prompt(prompt, prompt)
-    except Exception as error:
-        raise WeightsError(f"the prompt cannot be encoded by {folder.path}: {_first_line(error)}") from error
-    tensors = {"prompt_embeds": embeds.contiguous(), "pooled_prompt_embeds": pooled.contiguous()}
-    write_whole(save(tensors), path)
-
-
 def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> Any:
-
     library = _diffusers()
     index = json.loads((folder.path / "model_index.json").read_text(encoding="utf-8"))
     kind = getattr(library, index["transformer"][1])
@@ -177,11 +154,11 @@ def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) ->
             local_files_only=True, **more,
         )  # fmt: skip
     except Exception as error:
-        raise WeightsError(f"{path} is no transformer of {folder.path.name}: {_first_line(error)}") from error
+        raise WeightsError(f"{path} is no transformer of {folder.path.name}: {first_line(error)}") from error
 
 
 def _load_controlnet(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> Any:
-    if folder.kind not in _STORABLE:
+    if folder.kind not in STORABLE:
         raise SettingsError(
             f"--engine-option controlnet works with pipelines of FLUX.1 only, and {folder.path} is a {folder.kind}: "
             "leave it out"
@@ -191,20 +168,10 @@ def _load_controlnet(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> 
             str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except Exception as error:
-        raise WeightsError(f"{path} is no ControlNet of FLUX.1: {_first_line(error)}") from error
+        raise WeightsError(f"{path} is no ControlNet of FLUX.1: {first_line(error)}") from error
 
 
 def _diffusers() -> Any:
     import diffusers
 
     return diffusers
-
-
-def _prompt_key(folder: PipelineFolder, prompt: str) -> str:
-    sizes = [(part, folder.bytes_of(part)) for part in folder.parts if part in TEXT_PARTS]
-    return hashlib.sha256(repr((folder.kind, sizes, prompt)).encode()).hexdigest()[:32]
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else repr(error))[:300]

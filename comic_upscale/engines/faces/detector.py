@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from comic_upscale.engines.feathering import plan_axis
+from comic_upscale.errors import WeightsError
 from comic_upscale.imaging.pixels import UInt8Array
 
 SIDE = 256
@@ -27,6 +28,8 @@ LEAST_SCORE = 0.65
 """The score above which MediaPipe takes a find for a face."""
 _SAME = 0.3
 """Finds that share more than this of their areas are one face."""
+_LAYERS = 69
+"""Convolutions of the network."""
 _BLOCKS = ((24, 7), (24, 7), (48, 7), (96, 7))
 """Channels, and blocks at one size, of each stage."""
 _FEWEST = 256
@@ -61,14 +64,25 @@ def weights_path() -> Path:
 
 
 class FaceDetector:
-    """The network, on the CPU: it takes some milliseconds for a square."""
+    """The network, on the CPU: it takes some milliseconds for a square.
+
+    Raises:
+        WeightsError: its weights are missing or damaged.
+    """
 
     def __init__(self) -> None:
-        state = load_file(weights_path())
-        self._layers = [
-            (state[f"{number:02}.weight"].float(), state[f"{number:02}.bias"].float())
-            for number in range(len(state) // 2)
-        ]
+        path = weights_path()
+        try:
+            state = load_file(path)
+            self._layers = [
+                (state[f"{number:02}.weight"].float(), state[f"{number:02}.bias"].float())
+                for number in range(_LAYERS)
+            ]
+        except Exception as error:
+            # Whatever happened to the file.
+            raise WeightsError(
+                f"the weights that find faces, {path}, are missing or damaged: install comic-upscale again"
+            ) from error
         self._anchors = _anchors()
 
     def find(self, picture: UInt8Array) -> list[Face]:

@@ -78,7 +78,7 @@ class FaceFilter:
         large = eight_bits(page.color)
         ratio = np.array([large.shape[1] / small.shape[1], large.shape[0] / small.shape[0]])
         canvas = None
-        restored = too_large = 0
+        restored = too_large = failed = 0
         for face in self._detector.find(small):
             alignment = Alignment.of(face.points * ratio)
             if alignment.scale < LEAST_SCALE:
@@ -86,6 +86,9 @@ class FaceFilter:
                 continue
             aligned = torch.from_numpy(np.array(cut(large, alignment))).permute(2, 0, 1)[None]
             made = self._restorer.run(aligned.to(self._device, torch.float32) / 255)
+            if not torch.isfinite(made).all():
+                failed += 1
+                continue
             pixels = made[0].permute(1, 2, 0).float().cpu().numpy() * np.float32(255 * levels)
             canvas = page.color.astype(np.float32) if canvas is None else canvas
             paste(canvas, pixels, alignment, self._strength)
@@ -93,6 +96,8 @@ class FaceFilter:
         notes = [f"{restored} face{'s' if restored != 1 else ''} restored"]
         if too_large:
             notes.append(f"{too_large} left as they are: they have more pixels than the network draws")
+        if failed:
+            notes.append(f"{failed} left as they are: the network gives numbers that are not finite")
         if canvas is None:
             return replace(page, notes=(*page.notes, *notes))
         white = np.iinfo(page.color.dtype).max

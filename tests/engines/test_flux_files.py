@@ -1,0 +1,293 @@
+"""The files of a diffusion model: encoded prompts, text encoders, single transformers, sizes in memory, licences."""
+
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engines.test_flux import LACKING
+
+if LACKING:
+    pytest.skip(f"the extra [flux] is not installed: {', '.join(LACKING)}", allow_module_level=True)
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
+import diffusers
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from comic_upscale.engines import registry
+from comic_upscale.engines.base import Batch, EngineResources
+from comic_upscale.engines.diffusion import embeddings
+from comic_upscale.engines.diffusion.embeddings import load_embeddings
+from comic_upscale.engines.diffusion.folder import weights_in
+from comic_upscale.engines.diffusion.loading import load_pipeline, plan_for
+from comic_upscale.errors import DeviceError, SettingsError, WeightsError
+from comic_upscale.settings.job import JobSettings
+from tests.engines.drawn_pages import draw_pages
+from tests.engines.tiny_flux import add_text_encoders, make_fp8, make_gguf, make_klein
+
+MakeFlux = Callable[..., JobSettings]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def whole(flux: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pipeline with its text encoders."""
+    folder = tmp_path_factory.mktemp("whole") / "pipeline"
+    shutil.copytree(flux[0], folder)
+    return add_text_encoders(folder)
+
+
+@pytest.fixture
+def encode(make_flux_job: MakeFlux, tmp_path: Path) -> Callable[..., dict[str, torch.Tensor]]:
+    """Encode a prompt by the options of the engine; the cache is ``tmp_path / "cache"``."""
+
+    def run(**options: object) -> dict[str, torch.Tensor]:
+        chosen = registry.spec_of(make_flux_job(embeddings=None, **options)).options
+        return load_embeddings(chosen, tmp_path / "cache", CPU)
+
+    return run
+
+
+# The prompt
+
+
+def test_the_prompt_is_encoded_once_and_its_encoders_are_never_loaded_again(
+    encode: Callable[..., dict[str, torch.Tensor]], make_flux_job: MakeFlux, whole: Path, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "pipeline"
+    shutil.copytree(whole, folder)
+    settings = make_flux_job({"weights_cache": tmp_path / "cache"}, pipeline=folder, embeddings=None)
+    spec = registry.prepare_engine(settings)
+    assert "first the prompt is encoded on the CPU" in str(registry.describe_loading(settings, spec))
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.enable_progress_bar()
+    capfd.readouterr()
+    (engine,) = registry.open_engines(settings, spec)
+    assert engine.upscale(Batch(draw_pages(1, 20, 20), (40, 40))).pixels.shape == (1, 40, 40, 3)
+    # The terminal is that of the run.
+    assert capfd.readouterr() == ("", "")
+    engine.close()
+    (kept,) = (tmp_path / "cache" / "embeddings").iterdir()
+    assert "prompt" not in str(registry.describe_loading(settings, spec))
+    found = load_file(kept)
+    assert (found["prompt_embeds"].shape[2], found["pooled_prompt_embeds"].shape) == (32, (1, 32))
+    # Nothing can load these any more. Only another prompt needs them.
+    for part in ("text_encoder", "text_encoder_2"):
+        file = folder / part / "model.safetensors"
+        file.write_bytes(bytes(file.stat().st_size))
+    assert torch.equal(encode(pipeline=folder)["prompt_embeds"], found["prompt_embeds"])
+    with pytest.raises(WeightsError, match="not a whole"):
+        encode(pipeline=folder, prompt="something else")
+
+
+def test_a_text_encoder_in_fp8_stays_so_in_memory_and_encodes_nearly_the_same(
+    encode: Callable[..., dict[str, torch.Tensor]], whole: Path, tmp_path: Path
+) -> None:
+    from comic_upscale.engines.diffusion.folder import PipelineFolder
+
+    file = make_fp8(whole, tmp_path / "t5_fp8.safetensors")
+    model = embeddings._load_encoder(file, PipelineFolder.read(whole))
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    eight = {name for name, kind in types.items() if kind == torch.float8_e4m3fn}
+    assert len(eight) == 6 and set(types.values()) == {torch.float8_e4m3fn, torch.bfloat16}
+    plain, small = encode(pipeline=whole), encode(pipeline=whole, text_encoder=file)
+    apart = (plain["prompt_embeds"].float() - small["prompt_embeds"].float()).abs().mean()
+    assert 0 < apart < 0.1 * plain["prompt_embeds"].float().abs().mean()
+    assert torch.equal(plain["pooled_prompt_embeds"], small["pooled_prompt_embeds"])
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    assert {name for name, kind in types.items() if kind == torch.float8_e4m3fn} == eight
+
+
+def test_text_encoders_that_cannot_be_used_are_refused(
+    encode: Callable[..., dict[str, torch.Tensor]], make_flux_job: MakeFlux, flux: tuple[Path, Path], whole: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with pytest.raises(WeightsError, match="no text_encoder and text_encoder_2"):
+        encode()
+    other = tmp_path / "other.safetensors"
+    save_file({"shared.weight": torch.zeros(2, 2)}, other)
+    for file in (other, whole / "text_encoder" / "model.safetensors", whole / "model_index.json"):
+        with pytest.raises(WeightsError, match="cannot be encoded"):
+            encode(pipeline=whole, text_encoder=file)
+    assert not (tmp_path / "cache").exists()
+    given = registry.spec_of(make_flux_job(text_encoder=other)).options
+    with pytest.raises(SettingsError, match="leave it out"):
+        load_embeddings(given, tmp_path / "cache", CPU)
+
+    class Full:
+        available = 1000
+
+    monkeypatch.setattr(embeddings.psutil, "virtual_memory", Full)
+    with pytest.raises(DeviceError, match="in fp8"):
+        encode(pipeline=whole)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"prompt_embeds": torch.zeros(1, 4, 64), "pooled_prompt_embeds": torch.zeros(1, 32)}, "takes 32 in 3"),
+        ({"prompt_embeds": torch.zeros(1, 4, 32), "pooled_prompt_embeds": torch.zeros(1, 768)}, "another model"),
+        ({"prompt_embeds": torch.zeros(4, 32), "pooled_prompt_embeds": torch.zeros(1, 32)}, "in 3 dimensions"),
+        ({"prompt_embeds": torch.zeros(1, 4, 32)}, "no pooled_prompt_embeds"),
+        ({"t5": torch.zeros(1)}, "no prompt_embeds and no pooled"),
+        ({"prompt_embeds": torch.full((1, 4, 32), torch.nan), "pooled_prompt_embeds": torch.zeros(1, 32)}, "finite"),
+    ],
+    ids=["width", "pooled", "dimensions", "no pooled", "other names", "nan"],
+)  # fmt: skip
+def test_the_prompt_of_another_model_is_refused_before_anything_is_loaded(
+    make_flux_job: MakeFlux, tmp_path: Path, tensors: dict[str, torch.Tensor], words: str
+) -> None:
+    file = tmp_path / "prompt.safetensors"
+    save_file(tensors, file)
+    with pytest.raises(WeightsError, match=words):
+        load_embeddings(registry.spec_of(make_flux_job(embeddings=file)).options, tmp_path, CPU)
+
+
+def test_an_argument_that_the_pipeline_does_not_take_is_refused(
+    make_flux_job: MakeFlux, flux: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "prompt.safetensors"
+    save_file({**load_file(flux[1]), "prompt_embeds_mask": torch.ones(1, 4)}, file)
+    settings = make_flux_job(embeddings=file)
+    with pytest.raises(WeightsError, match="prompt_embeds_mask"):
+        registry.open_engines(settings, registry.prepare_engine(settings))
+
+
+# A single file for the transformer
+
+
+@pytest.mark.parametrize(
+    "fault", ["cut", "tensors cut", "another network", "a network with more", "a picture"]
+)
+def test_a_file_that_is_not_the_transformer_is_refused(
+    make_flux_job: MakeFlux, flux: tuple[Path, Path], tmp_path: Path, fault: str
+) -> None:
+    file = make_gguf(flux[0], tmp_path / "damaged.gguf")
+    whole = file.read_bytes()
+    if fault == "cut":
+        file.write_bytes(whole[:2000])
+    elif fault == "tensors cut":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif fault == "another network":
+        make_gguf(make_klein(tmp_path / "klein"), file, network="Flux2Transformer2DModel")
+    elif fault == "a network with more":
+        make_gguf(flux[0], file, without="x_embedder.weight")
+    else:
+        file.write_bytes(b"\x89PNG\r\n" * 100)
+    settings = make_flux_job(transformer=file)
+    with pytest.raises(WeightsError, match="no transformer of tiny-flux"):
+        registry.open_engines(settings, registry.prepare_engine(settings))
+
+
+# Memory
+
+
+@pytest.mark.parametrize("kind", ["bf16 files", "fp16 variants", "gguf"])
+def test_the_plan_counts_what_is_loaded_and_not_what_is_on_the_disk(
+    make_flux_job: MakeFlux, flux: tuple[Path, Path], tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "tiny-flux"
+    shutil.copytree(flux[0], folder)
+    more: dict[str, object] = {}
+    for part in ("transformer", "vae"):
+        (file,) = (folder / part).glob("*.safetensors")
+        halves = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+        if kind == "bf16 files":
+            save_file(halves, file)
+        elif kind == "fp16 variants":
+            save_file(halves, file.with_suffix(".fp16.safetensors"))
+            assert weights_in(folder / part) == [file]
+    if kind == "gguf":
+        more["transformer"] = make_gguf(folder, tmp_path / "Q8.gguf")
+    options = registry.spec_of(make_flux_job(pipeline=folder, **more)).options
+    plan, device = plan_for(options, EngineResources(device="cpu"))
+    pipeline = load_pipeline(options, plan, device, "fp32")
+    taken = sum(
+        tensor.numel() * tensor.element_size()
+        for part in (pipeline.transformer, pipeline.vae)
+        for tensor in part.state_dict().values()
+    )
+    # A GGUF file has a header, which is much only beside a tiny network.
+    assert 0 <= plan.weights - taken <= (20_000 if kind == "gguf" else 0)
+
+
+def test_damaged_weights_are_named_before_they_are_loaded(
+    make_flux_job: MakeFlux, flux: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny-flux"
+    shutil.copytree(flux[0], folder)
+    (file,) = (folder / "vae").glob("*.safetensors")
+    for content in (b"", b"\xff" * 100, file.read_bytes()[:50], b"\x02" + bytes(7) + b"[]"):
+        file.write_bytes(content)
+        settings = make_flux_job(pipeline=folder)
+        with pytest.raises(WeightsError, match=r"vae.* is not a whole"):
+            registry.describe_loading(settings, registry.prepare_engine(settings))
+
+
+# Licences
+
+
+@pytest.mark.parametrize(
+    ("name", "readme", "is_free"),
+    [
+        ("flux1-schnell-Q4_0.gguf", None, True),
+        ("flux1-dev-Q8_0.gguf", None, False),
+        ("flux1-kontext-dev.safetensors", None, False),
+        ("FLUX.2-klein-9B-Q4.gguf", None, False),
+        ("flux-2-klein-4b-Q4.gguf", None, True),
+        ("z_image_turbo-Q4.gguf", None, True),
+        ("model.gguf", "---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\n---\n", False),
+        ("flux1-dev-Q8_0.gguf", "---\nlicense: apache-2.0\n---\n", True),
+    ],
+)
+def test_a_free_pipeline_does_not_free_another_transformer(
+    make_flux_job: MakeFlux, flux: tuple[Path, Path], tmp_path: Path, name: str, readme: str | None, is_free: bool
+) -> None:  # fmt: skip
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "models" / name
+    file.write_bytes(b"weights")
+    if readme is not None:
+        (tmp_path / "models" / "README.md").write_text(readme)
+    registry.prepare_engine(make_flux_job(transformer=file, accept_noncommercial=True))
+    if is_free:
+        registry.prepare_engine(make_flux_job(transformer=file))
+    else:
+        with pytest.raises(
+            SettingsError, match=r"has the licence .*non-commercial.*accept_noncommercial=true"
+        ):
+            registry.prepare_engine(make_flux_job(transformer=file))
+
+
+# Odd pages
+
+
+def test_pages_of_one_pixel_and_tiles_larger_than_a_page(make_flux_job: MakeFlux) -> None:
+    # Steps and strengths whose product is just enough, and half of it on the conservative path.
+    for options in (
+        {"tile": 128, "overlap": 1024},
+        {"steps": 49, "strength": 0.0205, "tile": 33, "overlap": 0},
+    ):
+        settings = make_flux_job(**options)
+        (engine,) = registry.open_engines(settings, registry.prepare_engine(settings))
+        for size, channels in (((1, 1), 3), ((1, 30), 1), ((40, 1), 3)):
+            page = np.random.default_rng(0).integers(0, 255, (1, *size, channels), np.uint8)
+            for conservative in (False, True):
+                made = engine.upscale(Batch(page, (size[1] * 2 + 1, size[0] * 2 + 1), conservative))
+                assert made.pixels.shape == (1, size[0] * 2 + 1, size[1] * 2 + 1, channels)
+        engine.close()
+
+
+def test_an_index_that_is_none_is_refused(make_flux_job: MakeFlux, tmp_path: Path) -> None:
+    for index in ("[]", "7", '{"_class_name": "FluxPipeline", "transformer": [1, 2]}', "{"):
+        (tmp_path / "model_index.json").write_text(index)
+        with pytest.raises((WeightsError, SettingsError)):
+            settings = make_flux_job(pipeline=tmp_path, accept_noncommercial=True)
+            registry.open_engines(settings, registry.prepare_engine(settings))
