@@ -50,6 +50,11 @@ class Hub:
         """The number of viewers."""
         return len(self._viewers)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether streams must end."""
+        return self._is_closed
+
     def close(self) -> None:
         """End all streams."""
         self._is_closed = True

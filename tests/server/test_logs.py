@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from comic_upscale.commands.server_logging import (
@@ -24,6 +26,7 @@ from comic_upscale.commands.server_logging import (
 from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.execution.stop import StopRequest
+from comic_upscale.server.api import admin_server
 from comic_upscale.server.log_context import job_id, logged_as, new_thread
 from comic_upscale.server.recent_log import LONGEST_LINE, MOST_LINES, RecentLog
 from comic_upscale.server.services import Services
@@ -206,8 +209,7 @@ def test_administrators_read_the_last_lines_without_secrets(services: Services, 
     with pages_of(served) as browser:
         text = sign_in(browser, "root").get("/admin/log").text
         assert text.index("second") < text.index("&lt;b&gt;first") and "whsec_" not in text
-        part = browser.get("/admin/log", headers={"HX-Request": "true"}).text
-        assert part.startswith('<div id="server-log" data-refresh="5"')
+        assert f'data-events="/api/v1/admin/log/events?after={second["id"]}"' in text
         sent = browser.get("/admin/log.txt")
         assert sent.headers["content-disposition"] == 'attachment; filename="server-log.txt"'
         assert ["first" in line for line in sent.text.splitlines()] == [True, False]
@@ -219,5 +221,59 @@ def test_the_last_lines_are_bounded(recent: RecentLog) -> None:
         log.warning("line %d", number)
     log.warning("x" * 10 * LONGEST_LINE)
     kept = recent.read()
-    assert len(kept) == MOST_LINES and kept[0].id == 7
+    assert len(kept) == MOST_LINES and kept[0].text.endswith("line 6")
+    assert [line.id for line in kept] == list(range(kept[0].id, kept[0].id + MOST_LINES))
     assert len(kept[-1].text) == LONGEST_LINE
+
+
+def test_lines_of_a_later_start_come_after_those_of_an_earlier_one(recent: RecentLog) -> None:
+    log = logging.getLogger("comic_upscale.test")
+    log.warning("before")
+    seen = recent.read()[-1].id
+    later = RecentLog()
+    later.handle(logging.makeLogRecord({"msg": "after", "levelno": logging.WARNING}))
+    assert [line.text for line in later.read(seen)] == ["after"]
+
+
+def test_who_follows_the_log_gets_each_line_once_in_order(recent: RecentLog) -> None:
+    log = logging.getLogger("comic_upscale.test")
+    log.warning("first")
+    followed: list[str] = []
+
+    async def follow() -> None:
+        async for line in recent.follow(0, lambda: len(followed) == 3):
+            followed.append(line.text.split()[-1])
+            if len(followed) == 1:
+                log.warning("second")
+                log.warning("third")
+
+    asyncio.run(asyncio.wait_for(follow(), 60))
+    assert followed == ["first", "second", "third"]
+
+
+def test_a_stream_of_the_log_goes_on_after_the_last_line_that_came(
+    services: Services, recent: RecentLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each stream ends with what is there.
+    monkeypatch.setattr(admin_server, "LONGEST_STREAM_SECONDS", 0)
+    log = logging.getLogger("comic_upscale.test")
+    log.warning("first")
+    log.error("second\nline")
+    address = "/api/v1/admin/log/events"
+
+    def events(client: httpx.Client, after: int = 0, **headers: str) -> list[str]:
+        lines = client.get(address, params={"after": after}, headers=headers).text.splitlines()
+        found = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        ids = [line.removeprefix("id: ") for line in lines if line.startswith("id: ")]
+        assert ids == [str(each["id"]) for each in found]
+        return [each["level"] for each in found]
+
+    with client_of(replace(services, recent_log=recent), make_key(services, "boss", "admin")) as boss:
+        assert events(boss) == ["warning", "error"]
+        first, second = recent.read()
+        assert events(boss, after=first.id) == ["error"]
+        # The header is newer than the address.
+        assert events(boss, **{"Last-Event-ID": str(second.id)}) == []
+        assert len(events(boss, **{"Last-Event-ID": "none"})) == 2
+    with client_of(replace(services, recent_log=recent), make_key(services, "anna")) as person:
+        assert person.get(address).status_code == 403

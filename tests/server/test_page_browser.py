@@ -94,7 +94,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     home = tmp_path_factory.mktemp("pages")
     draw(home / "library" / "Series" / "Book 1" / "1.png", 1, size=(40, 60))
     roots = "--root", home / "library"
-    server = RunningServer(home / "data", home, "--device", "cpu", "--worker-idle-timeout", "60", *roots)
+    server = RunningServer(
+        home / "data", home, "--verbose", "--device", "cpu", "--worker-idle-timeout", "60", *roots
+    )
     server.start()
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -520,6 +522,17 @@ def test_a_first_password_is_changed_and_a_job_canceled(admin: Browser, volume: 
     wait_for(lambda: "The queue is paused" not in admin.text())
     # The refused page counts as an error on the console.
     admin.complaints()
+
+
+def test_the_log_shows_new_lines_at_once_the_latest_first(admin: Browser) -> None:
+    admin.open("/admin/log")
+    # With --verbose, each request is a line.
+    for word in ("lantern", "umbrella"):
+        with admin.server.client() as client:
+            client.get(f"/api/v1/jobs/{word}")
+        admin.wait_for_text(word, "#server-log tbody tr:first-child")
+    text = admin.text("#server-log")
+    assert text.count("lantern") == text.count("umbrella") == 1
 
 
 @pytest.mark.parametrize(("width", "dark"), pairs(SIZES, [False, True]))

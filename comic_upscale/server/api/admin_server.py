@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import AsyncIterable
 from typing import Annotated, Any
 
-from fastapi import Body, Query
+from fastapi import Body, Header, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.engine import Connection
 
 from comic_upscale.server import audit, job_log, jobs, overrides, sessions
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.errors import documented, not_found
+from comic_upscale.server.api.events import RECONNECT_MS, event_number
 from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.jobs import iso
-from comic_upscale.server.recent_log import MOST_LINES
+from comic_upscale.server.recent_log import MOST_LINES, LogLine
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions
 
 router = api_router(
     prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
 )
+
+LONGEST_STREAM_SECONDS = 300
 
 Changes = Annotated[
     dict[str, Any],
@@ -110,14 +117,30 @@ async def read_server_log(
 ) -> dict[str, Any]:
     """Return what this server and its own worker logged since the start, the first line first, without secrets.
 
-    The server keeps the last 2,000 lines. ``after`` is the id of the last line read; ids begin again at each start.
+    The server keeps the last 2,000 lines. ``after`` is the id of the last line read.
     """
-    lines = services.recent_log.read(after)[:limit]
-    return {
-        "lines": [
-            {"id": line.id, "at": iso(line.at), "level": line.level, "line": line.text} for line in lines
-        ]
-    }
+    return {"lines": [_line_json(line) for line in services.recent_log.read(after)[:limit]]}
+
+
+@router.get("/log/events", summary="Follow the log of the server", response_class=EventSourceResponse)
+async def follow_server_log(
+    services: Server,
+    admin: AdminAccount,
+    after: Annotated[int, Query(ge=0, le=1 << 62)] = 0,
+    last_event_id: Annotated[str | None, Header(max_length=32)] = None,
+) -> AsyncIterable[ServerSentEvent]:
+    """Send the lines after one, and each new line. The stream ends after five minutes, and goes on by Last-Event-ID."""
+    # The next request shows whether the account still is an administrator's.
+    until = time.monotonic() + LONGEST_STREAM_SECONDS
+    yield ServerSentEvent(comment="connected", retry=RECONNECT_MS)
+    async for line in services.recent_log.follow(
+        event_number(last_event_id) or after, lambda: services.hub.is_closed or time.monotonic() > until
+    ):
+        yield ServerSentEvent(event="line", id=str(line.id), raw_data=json.dumps(_line_json(line)))
+
+
+def _line_json(line: LogLine) -> dict[str, Any]:
+    return {"id": line.id, "at": iso(line.at), "level": line.level, "line": line.text}
 
 
 def _settings_json(now: ServerSettings, started: ServerSettings) -> dict[str, Any]:

@@ -54,12 +54,15 @@ async def follow_job(
     services: Server, job_id: str, last_event_id: Annotated[str | None, Header(max_length=32)] = None
 ) -> AsyncIterable[ServerSentEvent]:
     """Send the state of a job now and whenever it changes; the stream ends with the job."""
-    seen = (
-        int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else None
-    )
+    seen = event_number(last_event_id)
     yield ServerSentEvent(comment="connected", retry=RECONNECT_MS)
     async for job in services.hub.follow(job_id, seen):
         yield ServerSentEvent(event="job", id=str(job["revision"]), raw_data=_text_of(job))
+
+
+def event_number(text: str | None) -> int | None:
+    """Return the id of the last event that a reader got; None for one that the server never sent."""
+    return int(text) if text and text.isascii() and text.isdigit() else None
 
 
 def _text_of(job: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from comic_upscale.server.api import admin_server
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.pages.access import Admin
-from comic_upscale.server.pages.render import render, wants_part
+from comic_upscale.server.pages.render import render
 from comic_upscale.server.recent_log import MOST_LINES
 
 router = page_router(prefix="/admin")
@@ -20,8 +20,7 @@ SHOWN = 300
 async def show_server_log(request: Request, services: Server, admin: Admin) -> Response:
     """Show what the server logged last, the latest line first."""
     lines = (await admin_server.read_server_log(services, admin.account, after=0, limit=MOST_LINES))["lines"]
-    template = "server_log_part.html" if wants_part(request) else "server_log.html"
-    return render(request, template, lines=lines[::-1][:SHOWN], kept=len(lines))
+    return render(request, "server_log.html", lines=lines[::-1][:SHOWN], most=SHOWN, kept=len(lines))
 
 
 @router.get("/log.txt")

@@ -1,0 +1,25 @@
+"use strict";
+// The log of the server: each new line is shown at once, the latest first.
+(() => {
+  const log = document.getElementById("server-log"), rows = log.querySelector("tbody");
+  const colors = { error: "bad", critical: "bad", warning: "warn" };
+
+  function show({ level, line }) {
+    const row = rows.insertRow(0), badge = document.createElement("span"), code = document.createElement("code");
+    badge.className = `badge ${colors[level] || ""}`;
+    badge.textContent = level;
+    code.textContent = line;
+    row.insertCell().append(badge);
+    const cell = row.insertCell();
+    cell.className = "break small";
+    cell.append(code);
+    while (rows.rows.length > Number(log.dataset.most)) rows.deleteRow(-1);
+    log.hidden = false;
+    document.getElementById("none").hidden = true;
+  }
+
+  // After a break, the browser asks for the lines after the last one that it got.
+  const source = new EventSource(log.dataset.events);
+  source.addEventListener("line", (event) => show(JSON.parse(event.data)));
+  addEventListener("pagehide", () => source.close());
+})();
