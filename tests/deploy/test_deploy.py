@@ -76,15 +76,34 @@ def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
     assert "{$DOMAIN}" in (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
 
 
+def _answers(command: list[str]) -> bool:
+    if shutil.which(command[0]) is None:
+        return False
+    return not subprocess.run([*command, "version"], capture_output=True).returncode
+
+
+def test_caddy_reads_its_file() -> None:
+    caddy = shutil.which("caddy")
+    if caddy is None:
+        pytest.skip("caddy is not here: apt-get install caddy")
+    read = subprocess.run(
+        [caddy, "adapt", "--config", str(DEPLOY / "Caddyfile"), "--validate"],
+        env={"DOMAIN": "comics.example"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert read.returncode == 0, read.stderr
+    (site,) = json.loads(read.stdout)["apps"]["http"]["servers"]["srv0"]["routes"]
+    assert site["match"] == [{"host": ["comics.example"]}]
+
+
 @pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
 def test_docker_compose_reads_the_files(path: Path) -> None:
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
-        pytest.skip("docker compose is not here: apt-get install docker-compose-v2")
+    command = next(filter(_answers, (["docker", "compose"], ["docker-compose"])), None)
+    if command is None:
+        pytest.skip("docker compose is not here: apt-get install docker-compose")
     example = (DEPLOY / "prod.env.example").read_text(encoding="utf-8")
     values = dict(line.split("=", 1) for line in example.splitlines() if "=" in line and line[0] != "#")
     read = subprocess.run(
-        [docker, "compose", "-f", str(path), "config", "--quiet"],
+        [*command, "-f", str(path), "config", "--quiet"],
         env={"PATH": "/usr/bin:/bin:/usr/local/bin", **{name: text or "x" for name, text in values.items()}},
         capture_output=True, text=True,
     )  # fmt: skip
