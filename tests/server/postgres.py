@@ -82,7 +82,7 @@ class Cluster:
     def stop(self, mode: str = "immediate") -> None:
         self.run("pg_ctl", "stop", "-w", "-D", str(self.folder / "data"), "-m", mode)
 
-    def new_database(self) -> str:
+    def new_database(self, encoding: str | None = None) -> str:
         """Create an empty database, and return its URL for `ServerSettings`."""
         import psycopg
 
@@ -91,7 +91,8 @@ class Cluster:
         with psycopg.connect(
             host=str(self.folder), user="tester", dbname="postgres", autocommit=True
         ) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            how = f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0" if encoding else ""
+            connection.execute(f"CREATE DATABASE {name} {how}")
         return f"postgresql://tester@/{name}?host={self.folder}"
 
 

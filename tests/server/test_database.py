@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -22,6 +23,7 @@ from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import metadata, now_ms, queue, settings
 from comic_upscale.server.services import open_database
 from comic_upscale.server.settings import ServerSettings
+from tests.server.postgres import Cluster
 from tests.server.running import PATIENCE
 
 
@@ -63,6 +65,15 @@ def test_a_newer_schema_is_refused_in_words(database: Database, settings: Server
 def test_a_worker_does_not_use_an_empty_database(settings: ServerSettings) -> None:
     with pytest.raises(DatabaseError, match="earlier version"):
         open_database(settings, migrating=False)
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_all_names_is_refused_in_words(
+    postgres: Cluster, tmp_path: Path, encoding: str
+) -> None:
+    settings = ServerSettings(data=tmp_path, database=postgres.new_database(encoding))
+    with pytest.raises(DatabaseError, match=f"has the encoding {encoding}, .*`createdb --encoding UTF8"):
+        open_database(settings, migrating=True)
 
 
 def test_a_migration_that_breaks_off_changes_nothing(

@@ -257,7 +257,11 @@ def _new_engine(url: str, *, pool_size: int, begin: str, query_only: bool) -> En
         options = "-c default_transaction_read_only=on" if query_only else ""
         return sa.create_engine(
             url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True,
-            connect_args={"options": options, "connect_timeout": 10, "application_name": "comic-upscale"},
+            connect_args={
+                "options": options, "connect_timeout": 10, "application_name": "comic-upscale",
+                # Else a database without an encoding answers in bytes.
+                "client_encoding": "utf8",
+            },
         )  # fmt: skip
     engine = sa.create_engine(
         url, poolclass=sa.QueuePool, pool_size=pool_size, max_overflow=0,

@@ -24,7 +24,7 @@ def migrate(database: Database) -> bool:
     """Bring a database to the schema of this version, in one transaction, and return whether anything changed.
 
     Raises:
-        DatabaseError: a newer version wrote the database, or it cannot be used.
+        DatabaseError: a newer version wrote the database, it is new and cannot hold all names, or it cannot be used.
     """
     if database.read(schema_revision) == HEAD:
         return False
@@ -36,6 +36,8 @@ def migrate(database: Database) -> bool:
         check_known(current)
         if current == HEAD:
             return False
+        if current is None and not database.is_sqlite:
+            _check_encoding(connection)
         command.upgrade(_config(connection), "head")
         return True
 
@@ -88,6 +90,22 @@ def check_known(revision: str | None) -> None:
         raise DatabaseError(
             f"a newer version of comic-upscale wrote this database (schema {revision}): update comic-upscale, or use "
             "a backup from before the update"
+        )
+
+
+def _check_encoding(connection: Connection) -> None:
+    """Refuse a PostgreSQL database that holds the letters of some languages only.
+
+    Raises:
+        DatabaseError: its encoding is not UTF-8.
+    """
+    name, encoding = connection.execute(
+        sa.text("SELECT current_database(), current_setting('server_encoding')")
+    ).one()
+    if encoding != "UTF8":
+        raise DatabaseError(
+            f"the database {name} has the encoding {encoding}, which cannot hold all names of pages: create it with "
+            "`createdb --encoding UTF8 --template template0 NAME`"
         )
 
 
