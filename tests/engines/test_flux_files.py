@@ -30,7 +30,7 @@ from comic_upscale.engines.diffusion.loading import load_pipeline, plan_for
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.settings.job import JobSettings
 from tests.engines.drawn_pages import draw_pages
-from tests.engines.tiny_flux import add_text_encoders, make_fp8, make_gguf, make_klein
+from tests.engines.tiny_flux import add_text_encoders, make_controlnet, make_fp8, make_gguf, make_klein
 
 MakeFlux = Callable[..., JobSettings]
 CPU = torch.device("cpu")
@@ -291,3 +291,29 @@ def test_an_index_that_is_none_is_refused(make_flux_job: MakeFlux, tmp_path: Pat
         with pytest.raises((WeightsError, SettingsError)):
             settings = make_flux_job(pipeline=tmp_path, accept_noncommercial=True)
             registry.open_engines(settings, registry.prepare_engine(settings))
+
+
+# Files that lack weights
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "text_encoder_2", "controlnet"])
+def test_a_part_that_lacks_weights_is_named_and_never_filled_with_random_ones(
+    make_flux_job: MakeFlux, whole: Path, tmp_path: Path, part: str
+) -> None:
+    folder = tmp_path / "pipeline"
+    shutil.copytree(whole, folder)
+    more: dict[str, object] = {"embeddings": None}
+    if part == "controlnet":
+        more["controlnet"] = make_controlnet(folder / part)
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    lost = next(
+        name for name in sorted(tensors) if name.endswith(("k.weight", "norm1.weight", "norm_k.weight"))
+    )
+    del tensors[lost]
+    save_file(tensors, file, metadata={"format": "pt"})
+    settings = make_flux_job({"weights_cache": tmp_path / "cache"}, pipeline=folder, **more)
+    with pytest.raises(WeightsError, match=rf"{part} lacks the weights .*: download it again"):
+        registry.open_engines(settings, registry.prepare_engine(settings))
+    if part.startswith("text"):
+        assert not (tmp_path / "cache").exists(), "a wrong prompt would be kept for ever"

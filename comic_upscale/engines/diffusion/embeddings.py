@@ -18,6 +18,7 @@ from comic_upscale.engines.diffusion.folder import (
     bytes_in_memory,
     identity_of_file,
 )
+from comic_upscale.engines.diffusion.parts import load_text_models
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 
 STORABLE = ("FluxPipeline", "FluxImg2ImgPipeline")
@@ -149,13 +150,16 @@ def _encode_prompt(folder: PipelineFolder, options: FluxOptions, path: Path) -> 
         more: dict[str, Any] = {"transformer": None, "vae": None}
         if options.text_encoder is not None:
             more["text_encoder_2"] = _load_encoder(options.text_encoder, folder)
-        kind = getattr(diffusers, folder.kind)
         # In bf16, as FLUX.1 was trained: T5 overflows in fp16.
+        more |= load_text_models(folder, torch.bfloat16, without=more)
+        kind = getattr(diffusers, folder.kind)
         encoder = kind.from_pretrained(
             str(folder.path), torch_dtype=torch.bfloat16, local_files_only=True, use_safetensors=True, **more
         )
         with torch.inference_mode():
             embeds, pooled, _ = encoder.encode_prompt(options.prompt, options.prompt)
+    except WeightsError:
+        raise
     except Exception as error:
         # Whatever is wrong with the files of others.
         raise WeightsError(f"the prompt cannot be encoded by {folder.path}: {first_line(error)}") from error

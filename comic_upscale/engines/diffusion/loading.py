@@ -25,6 +25,7 @@ from comic_upscale.engines.diffusion.folder import (
 )
 from comic_upscale.engines.diffusion.memory import MemoryPlan, plan_memory
 from comic_upscale.engines.diffusion.noise import take_over_noise
+from comic_upscale.engines.diffusion.parts import check_all_whole, check_whole, load_text_models
 from comic_upscale.engines.torch.device import choose_device
 from comic_upscale.errors import SettingsError, WeightsError
 
@@ -111,14 +112,18 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
     elif folder.kind in BY_MASK:
         loader = getattr(library, BY_MASK[folder.kind])
     try:
+        more |= load_text_models(folder, dtype, without=more)
         pipeline: Any = loader.from_pretrained(
             str(folder.path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **more
         )
+    except WeightsError:
+        raise
     except Exception as error:
         # Whatever is wrong with the files of others.
         raise WeightsError(
             f"diffusers cannot load {folder.path} to turn an image into an image: {first_line(error)}"
         ) from error
+    check_all_whole(pipeline, folder.path)
     if "strength" not in inspect.signature(pipeline.__call__).parameters:
         raise WeightsError(
             f"{type(pipeline).__name__} draws a new image and does not keep to that of a page: use the pipeline of "
@@ -164,11 +169,13 @@ def _load_controlnet(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> 
             "leave it out"
         )
     try:
-        return _diffusers().FluxControlNetModel.from_pretrained(
+        network = _diffusers().FluxControlNetModel.from_pretrained(
             str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except Exception as error:
         raise WeightsError(f"{path} is no ControlNet of FLUX.1: {first_line(error)}") from error
+    check_whole(network, path)
+    return network
 
 
 def _diffusers() -> Any:
