@@ -23,11 +23,12 @@ from comic_upscale.engines.diffusion.folder import (
     PipelineFolder,
     bytes_in_memory,
 )
-from comic_upscale.engines.diffusion.memory import MemoryPlan, plan_memory
+from comic_upscale.engines.diffusion.memory import GB, MemoryPlan, plan_memory
 from comic_upscale.engines.diffusion.noise import take_over_noise
 from comic_upscale.engines.diffusion.parts import check_all_whole, check_whole, load_text_models
 from comic_upscale.engines.torch.device import choose_device
-from comic_upscale.errors import SettingsError, WeightsError
+from comic_upscale.engines.torch.device_errors import is_too_much, translate_lost_device
+from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CONTROLLED = "FluxControlNetImg2ImgPipeline"
@@ -94,6 +95,7 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
 
     Raises:
         WeightsError: diffusers cannot load it, or it does not turn an image into an image.
+        DeviceError: the device cannot hold it.
     """
     library = _diffusers()
     folder = PipelineFolder.read(options.pipeline)
@@ -135,13 +137,31 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
             "together: use the pipeline of another model, such as FLUX.1 or FLUX.2-klein"
         )
     pipeline.set_progress_bar_config(disable=True)
-    if plan.mode == "all":
-        pipeline.to(device)
-    elif plan.mode == "offload":
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.enable_sequential_cpu_offload(device=device)
+    _place(pipeline, plan, device)
     return pipeline
+
+
+def _place(pipeline: Any, plan: MemoryPlan, device: torch.device) -> None:
+    """Bring a pipeline onto its device as planned.
+
+    Raises:
+        DeviceError: another program has taken the memory since it was planned, or the device failed.
+    """
+    try:
+        with translate_lost_device(device):
+            if plan.mode == "all":
+                pipeline.to(device)
+            elif plan.mode == "offload":
+                pipeline.enable_model_cpu_offload(device=device)
+            else:
+                pipeline.enable_sequential_cpu_offload(device=device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_too_much(error):
+            raise
+        raise DeviceError(
+            f"{device} cannot hold the pipeline, although {plan.available / GB:.1f} GB were free: another program may "
+            "have taken its memory. Close it, or add --engine-option memory=offload"
+        ) from error
 
 
 def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> Any:
