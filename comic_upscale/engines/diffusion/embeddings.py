@@ -13,7 +13,6 @@ import torch
 
 from comic_upscale.engines.diffusion.factory import FluxOptions
 from comic_upscale.engines.diffusion.folder import (
-    TEXT_PARTS,
     PipelineFolder,
     bytes_in_memory,
     identity_of_file,
@@ -229,7 +228,7 @@ _STAYS_IN_FP8 = ("q", "k", "v", "o", "wi", "wi_0", "wi_1")
 
 def _cached(folder: PipelineFolder, options: FluxOptions, cache: Path) -> Path:
     """Return where the encoded prompt is kept."""
-    sizes = [(part, folder.bytes_of(part)) for part in folder.parts if part in TEXT_PARTS]
-    content = (folder.kind, sizes, options.prompt, identity_of_file(options.text_encoder))
+    # Not by their sizes: another text encoder for the same pipeline is as large.
+    content = (folder.kind, folder.identity_of_text(), options.prompt, identity_of_file(options.text_encoder))
     key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
     return cache / "embeddings" / f"{key}.safetensors"
