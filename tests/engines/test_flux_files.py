@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -317,7 +318,7 @@ def test_an_index_that_is_none_is_refused(make_flux_job: MakeFlux, tmp_path: Pat
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "text_encoder_2", "controlnet"])
 def test_a_part_that_lacks_weights_is_named_and_never_filled_with_random_ones(
-    make_flux_job: MakeFlux, whole: Path, tmp_path: Path, part: str
+    make_flux_job: MakeFlux, whole: Path, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "pipeline"
     shutil.copytree(whole, folder)
@@ -332,7 +333,16 @@ def test_a_part_that_lacks_weights_is_named_and_never_filled_with_random_ones(
     del tensors[lost]
     save_file(tensors, file, metadata={"format": "pt"})
     settings = make_flux_job({"weights_cache": tmp_path / "cache"}, pipeline=folder, **more)
+    advice: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", advice.append)
+    libraries = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [each.level for each in libraries]
+    for each in libraries:
+        monkeypatch.setattr(each, "handlers", [handler])
     with pytest.raises(WeightsError, match=rf"{part} lacks the weights .*: download it again"):
         registry.open_engines(settings, registry.prepare_engine(settings))
+    # Such as that the user should train the model.
+    assert not advice and levels == [each.level for each in libraries]
     if part.startswith("text"):
         assert not (tmp_path / "cache").exists(), "a wrong prompt would be kept for ever"

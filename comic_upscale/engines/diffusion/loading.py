@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,11 +43,17 @@ def quiet_libraries() -> Iterator[None]:
     from transformers.utils import logging as of_transformers
 
     libraries: tuple[Any, ...] = (of_diffusers, of_transformers)
+    levels = [each.get_verbosity() for each in libraries]
     for each in libraries:
         each.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+        each.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for each, level in zip(libraries, levels, strict=True):
+            each.set_verbosity(level)
 
 
 def choose_precision(resources: EngineResources, device: torch.device) -> str:
