@@ -17,7 +17,7 @@ from comic_upscale.engines.faces.detector import FaceDetector
 from comic_upscale.engines.faces.filter import FaceFilter, why_not
 from comic_upscale.engines.host_resample import resample_samples
 from comic_upscale.engines.registry import check_remote
-from comic_upscale.errors import SettingsError, WeightsError
+from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.jobs.run import run_job
 from comic_upscale.models.face_restorer import FaceRestorer, load_face_restorer
@@ -138,6 +138,24 @@ def test_a_network_that_gives_no_numbers_changes_nothing(photo: UInt8Array) -> N
     made = FaceFilter(restorer, 1.0, torch.device("cpu")).apply(page, Pixels(photo[:256, 80:400]))
     assert made.color is page.color
     assert made.notes[-1] == "1 left as they are: the network gives numbers that are not finite"
+
+
+def test_a_device_that_is_full_leaves_faces_and_a_lost_one_ends_the_run(photo: UInt8Array) -> None:
+    class Failing(torch.nn.Module):
+        words = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+
+        def forward(self, faces: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError(self.words)
+
+    network, page = Failing(), Pixels(photo[:256, 80:400])
+    restore = FaceFilter(FaceRestorer(network, "RestoreFormer"), 1.0, torch.device("cpu"))
+    made = restore.apply(page, page)
+    assert made.color is page.color and made.notes == (
+        "faces were left as they are: the device has too little memory",
+    )
+    network.words = "CUDA error: unspecified launch failure"
+    with pytest.raises(DeviceError, match="launch failure"):
+        restore.apply(page, page)
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged", "other weights"])

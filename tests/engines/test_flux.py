@@ -34,7 +34,7 @@ from comic_upscale.engines.diffusion.loading import load_pipeline, plan_for
 from comic_upscale.engines.diffusion.memory import GB, plan_memory
 from comic_upscale.engines.diffusion.noise import NoiseField
 from comic_upscale.engines.feathering import Window, plan_windows
-from comic_upscale.errors import DeviceError, SettingsError, WeightsError
+from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 from comic_upscale.gate.seams import worst_seam
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
@@ -434,6 +434,42 @@ def test_a_stop_ends_a_page_between_two_steps(make: MakeFlux) -> None:
     with pytest.raises(DeviceError, match="stopped"):
         engine.upscale(Batch(draw_pages(1, 60, 60), (120, 120)))
     engine.close()
+
+
+NO_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory"),
+]
+LOST = [RuntimeError("CUDA error: unspecified launch failure\nCompile with TORCH_USE_CUDA_DSA")]
+
+
+@pytest.mark.parametrize("error", NO_MEMORY + LOST, ids=["gpu", "cpu", "lost"])
+def test_a_device_that_is_full_or_lost_is_named(
+    engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(**given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(engine, "_pipeline", fail)
+    # No page can do anything for a lost device, and no other page runs into a tile that is too large for this one.
+    kind, words = (DeviceError, "launch failure") if error in LOST else (PageError, "tile=512")
+    with pytest.raises(kind, match=words):
+        engine.upscale(Batch(draw_pages(1, 20, 20), (40, 40)))
+
+
+@pytest.mark.parametrize("error", NO_MEMORY + LOST, ids=["gpu", "cpu", "lost"])
+def test_memory_that_another_program_took_since_the_plan_is_told(
+    make: MakeFlux, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from diffusers import FluxImg2ImgPipeline
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FluxImg2ImgPipeline, "to", fail)
+    settings = make()
+    with pytest.raises(DeviceError, match="failed: CUDA" if error in LOST else "taken its memory"):
+        registry.open_engines(settings, registry.prepare_engine(settings))
 
 
 def test_a_run_says_the_plan_first_and_goes_on_after_a_stop(make: MakeFlux, tmp_path: Path) -> None:

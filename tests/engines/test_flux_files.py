@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from comic_upscale.engines.diffusion.loading import load_pipeline, plan_for
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.settings.job import JobSettings
 from tests.engines.drawn_pages import draw_pages
-from tests.engines.tiny_flux import add_text_encoders, make_fp8, make_gguf, make_klein
+from tests.engines.tiny_flux import add_text_encoders, make_controlnet, make_fp8, make_gguf, make_klein
 
 MakeFlux = Callable[..., JobSettings]
 CPU = torch.device("cpu")
@@ -60,11 +61,9 @@ def encode(make_flux_job: MakeFlux, tmp_path: Path) -> Callable[..., dict[str, t
 
 def test_the_prompt_is_encoded_once_and_its_encoders_are_never_loaded_again(
     encode: Callable[..., dict[str, torch.Tensor]], make_flux_job: MakeFlux, whole: Path, tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    folder = tmp_path / "pipeline"
-    shutil.copytree(whole, folder)
-    settings = make_flux_job({"weights_cache": tmp_path / "cache"}, pipeline=folder, embeddings=None)
+    settings = make_flux_job({"weights_cache": tmp_path / "cache"}, pipeline=whole, embeddings=None)
     spec = registry.prepare_engine(settings)
     assert "first the prompt is encoded on the CPU" in str(registry.describe_loading(settings, spec))
     for library in (diffusers.utils.logging, transformers.utils.logging):
@@ -79,13 +78,33 @@ def test_the_prompt_is_encoded_once_and_its_encoders_are_never_loaded_again(
     assert "prompt" not in str(registry.describe_loading(settings, spec))
     found = load_file(kept)
     assert (found["prompt_embeds"].shape[2], found["pooled_prompt_embeds"].shape) == (32, (1, 32))
-    # Nothing can load these any more. Only another prompt needs them.
-    for part in ("text_encoder", "text_encoder_2"):
-        file = folder / part / "model.safetensors"
-        file.write_bytes(bytes(file.stat().st_size))
-    assert torch.equal(encode(pipeline=folder)["prompt_embeds"], found["prompt_embeds"])
-    with pytest.raises(WeightsError, match="not a whole"):
-        encode(pipeline=folder, prompt="something else")
+
+    def fail(*arguments: object, **more: object) -> None:
+        raise AssertionError("a text encoder is loaded")
+
+    monkeypatch.setattr(embeddings, "load_text_models", fail)
+    assert torch.equal(encode(pipeline=whole)["prompt_embeds"], found["prompt_embeds"])
+    with pytest.raises(WeightsError, match="a text encoder is loaded"):
+        encode(pipeline=whole, prompt="something else")
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_another_text_encoder_of_the_same_size_encodes_anew_and_is_another_job(
+    encode: Callable[..., dict[str, torch.Tensor]], make_flux_job: MakeFlux, whole: Path, tmp_path: Path, part: str
+) -> None:  # fmt: skip
+    other = tmp_path / "other"
+    shutil.copytree(whole, other)
+    file = other / part / "model.safetensors"
+    size, tensors = file.stat().st_size, load_file(file)
+    save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    assert file.stat().st_size == size
+    first, second = (encode(pipeline=folder) for folder in (whole, other))
+    name = "pooled_prompt_embeds" if part == "text_encoder" else "prompt_embeds"
+    assert not torch.equal(first[name], second[name])
+    jobs = [
+        registry.identify(make_flux_job(pipeline=folder, embeddings=None)).digest for folder in (whole, other)
+    ]
+    assert jobs[0] != jobs[1]
 
 
 def test_a_text_encoder_in_fp8_stays_so_in_memory_and_encodes_nearly_the_same(
@@ -225,7 +244,8 @@ def test_damaged_weights_are_named_before_they_are_loaded(
     folder = tmp_path / "tiny-flux"
     shutil.copytree(flux[0], folder)
     (file,) = (folder / "vae").glob("*.safetensors")
-    for content in (b"", b"\xff" * 100, file.read_bytes()[:50], b"\x02" + bytes(7) + b"[]"):
+    good = file.read_bytes()
+    for content in (b"", b"\xff" * 100, good[:50], good[:-1], b"\x02" + bytes(7) + b"[]"):
         file.write_bytes(content)
         settings = make_flux_job(pipeline=folder)
         with pytest.raises(WeightsError, match=r"vae.* is not a whole"):
@@ -291,3 +311,38 @@ def test_an_index_that_is_none_is_refused(make_flux_job: MakeFlux, tmp_path: Pat
         with pytest.raises((WeightsError, SettingsError)):
             settings = make_flux_job(pipeline=tmp_path, accept_noncommercial=True)
             registry.open_engines(settings, registry.prepare_engine(settings))
+
+
+# Files that lack weights
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "text_encoder_2", "controlnet"])
+def test_a_part_that_lacks_weights_is_named_and_never_filled_with_random_ones(
+    make_flux_job: MakeFlux, whole: Path, tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pipeline"
+    shutil.copytree(whole, folder)
+    more: dict[str, object] = {"embeddings": None}
+    if part == "controlnet":
+        more["controlnet"] = make_controlnet(folder / part)
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    lost = next(
+        name for name in sorted(tensors) if name.endswith(("k.weight", "norm1.weight", "norm_k.weight"))
+    )
+    del tensors[lost]
+    save_file(tensors, file, metadata={"format": "pt"})
+    settings = make_flux_job({"weights_cache": tmp_path / "cache"}, pipeline=folder, **more)
+    advice: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", advice.append)
+    libraries = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [each.level for each in libraries]
+    for each in libraries:
+        monkeypatch.setattr(each, "handlers", [handler])
+    with pytest.raises(WeightsError, match=rf"{part} lacks the weights .*: download it again"):
+        registry.open_engines(settings, registry.prepare_engine(settings))
+    # Such as that the user should train the model.
+    assert not advice and levels == [each.level for each in libraries]
+    if part.startswith("text"):
+        assert not (tmp_path / "cache").exists(), "a wrong prompt would be kept for ever"

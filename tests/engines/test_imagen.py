@@ -245,9 +245,11 @@ def test_a_retired_model_ends_the_run_and_says_so(
 ) -> None:
     engine, spending = open_engine(make(**changes)), Spending(0.0)
     charge(engine, spending)
-    with pytest.raises(DeviceError, match=words):
+    with pytest.raises(DeviceError, match=words) as caught:
         engine.upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
     assert fake.billed == spending.spent() == 0
+    # The service ends its own sentence.
+    assert "not found. It may" in str(caught.value)
 
 
 def test_an_account_without_rights_ends_the_run_and_says_which_it_needs(

@@ -312,3 +312,20 @@ def test_alpha_is_not_sent(fake: FakeImagen, make: MakeImagen, tmp_path: Path) -
     assert fake.billed == 1
     with Image.open(io.BytesIO((tmp_path / "out" / "a.png").read_bytes())) as made:
         assert made.mode == "RGBA" and made.size == (120, 160)
+
+
+def test_a_page_whose_faces_the_gate_rejects_is_made_without_them_for_no_money(
+    fake: FakeImagen, make: MakeImagen, tiny_restorer: Path, tmp_path: Path
+) -> None:
+    """Random weights draw noise in place of the face."""
+    skimage = pytest.importorskip("skimage", reason="scikit-image has the photograph")
+    (tmp_path / "in").mkdir()
+    with Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png") as photo:
+        photo.convert("RGB").crop((80, 0, 400, 256)).save(tmp_path / "in" / "photo.png")
+    run_job(make({"output": tmp_path / "plain", "face_model": None}))
+    result = run_job(make({"face_model": tiny_restorer, "face_strength": 1.0}))
+    assert result.done == 1 and fake.billed == 2
+    status = read_status(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3")
+    assert status.spent == pytest.approx(PRICE) and status.suspects == 0
+    assert (tmp_path / "out" / "photo.png").read_bytes() == (tmp_path / "plain" / "photo.png").read_bytes()
+    assert not list(answers_folder(tmp_path / "out").rglob("*.*"))

@@ -13,11 +13,11 @@ import torch
 
 from comic_upscale.engines.diffusion.factory import FluxOptions
 from comic_upscale.engines.diffusion.folder import (
-    TEXT_PARTS,
     PipelineFolder,
     bytes_in_memory,
     identity_of_file,
 )
+from comic_upscale.engines.diffusion.parts import load_text_models
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 
 STORABLE = ("FluxPipeline", "FluxImg2ImgPipeline")
@@ -149,13 +149,16 @@ def _encode_prompt(folder: PipelineFolder, options: FluxOptions, path: Path) -> 
         more: dict[str, Any] = {"transformer": None, "vae": None}
         if options.text_encoder is not None:
             more["text_encoder_2"] = _load_encoder(options.text_encoder, folder)
-        kind = getattr(diffusers, folder.kind)
         # In bf16, as FLUX.1 was trained: T5 overflows in fp16.
+        more |= load_text_models(folder, torch.bfloat16, without=more)
+        kind = getattr(diffusers, folder.kind)
         encoder = kind.from_pretrained(
             str(folder.path), torch_dtype=torch.bfloat16, local_files_only=True, use_safetensors=True, **more
         )
         with torch.inference_mode():
             embeds, pooled, _ = encoder.encode_prompt(options.prompt, options.prompt)
+    except WeightsError:
+        raise
     except Exception as error:
         # Whatever is wrong with the files of others.
         raise WeightsError(f"the prompt cannot be encoded by {folder.path}: {first_line(error)}") from error
@@ -225,7 +228,7 @@ _STAYS_IN_FP8 = ("q", "k", "v", "o", "wi", "wi_0", "wi_1")
 
 def _cached(folder: PipelineFolder, options: FluxOptions, cache: Path) -> Path:
     """Return where the encoded prompt is kept."""
-    sizes = [(part, folder.bytes_of(part)) for part in folder.parts if part in TEXT_PARTS]
-    content = (folder.kind, sizes, options.prompt, identity_of_file(options.text_encoder))
+    # Not by their sizes: another text encoder for the same pipeline is as large.
+    content = (folder.kind, folder.identity_of_text(), options.prompt, identity_of_file(options.text_encoder))
     key = hashlib.sha256(repr(content).encode()).hexdigest()[:32]
     return cache / "embeddings" / f"{key}.safetensors"

@@ -29,6 +29,7 @@ from comic_upscale.engines.diffusion.loading import choose_precision, load_pipel
 from comic_upscale.engines.diffusion.noise import NoiseField
 from comic_upscale.engines.feathering import FeatheredPage, Floats, Window, plan_windows
 from comic_upscale.engines.host_resample import to_samples
+from comic_upscale.engines.torch.device_errors import is_too_much, translate_lost_device
 from comic_upscale.engines.torch.engine import open_torch_engine
 from comic_upscale.errors import DeviceError, PageError
 from comic_upscale.imaging.gray import eight_bits
@@ -213,13 +214,16 @@ class DiffusionEngine:
         if self._stopped.is_set():
             raise DeviceError("the engine was stopped")
         try:
-            with torch.inference_mode(), noise.used_by(self._pipeline, window):
+            lost = translate_lost_device(self._info.device)
+            with lost, torch.inference_mode(), noise.used_by(self._pipeline, window):
                 made = self._pipeline(
                     image=image, strength=strength, generator=generator, **more, **self._given
                 ).images[0]
         except _StoppedError:
             raise DeviceError("the engine was stopped") from None
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not is_too_much(error):
+                raise
             raise PageError(
                 "out-of-memory",
                 f"{self._info.device} has too little memory for a tile of {self._options.tile} pixels: use a smaller "

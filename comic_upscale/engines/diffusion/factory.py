@@ -150,8 +150,10 @@ class FluxFactory(EngineFactory):
                 "least 1"
             )
         first = identify_weights(options.first_pass, denoise=None)
-        content = json.dumps([NAME, identity_of_folder(options.pipeline), first[1]])
-        return Identity(options.pipeline.name, hashlib.sha256(content.encode()).hexdigest())
+        content = [NAME, identity_of_folder(options.pipeline), first[1]]
+        if options.embeddings is None:
+            content.append(PipelineFolder.read(options.pipeline).identity_of_text())
+        return Identity(options.pipeline.name, hashlib.sha256(json.dumps(content).encode()).hexdigest())
 
     def prepare(self, spec: EngineSpec, on_progress: OnProgress | None = None) -> EngineSpec:
         """Check the licence, and find the weights of the first pass."""

@@ -81,6 +81,14 @@ class PipelineFolder:
                 digest.update(f"{part}/{file.name}".encode() + sample_of(file))
         return digest.hexdigest()
 
+    def identity_of_text(self) -> str:
+        """Return a hash of samples of the weights that encode the prompt, 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            for file in self._weights(part) if part in TEXT_PARTS else ():
+                digest.update(f"{part}/{file.name}".encode() + sample_of(file))
+        return digest.hexdigest()
+
     def licence(self) -> str | None:
         """Return the licence that the folder names; None if it names none."""
         return licence_of(self.path)
@@ -151,6 +159,9 @@ def bytes_in_memory(file: Path, width: int) -> int:
             length = int.from_bytes(opened.read(8), "little")
             header: Any = json.loads(opened.read(min(length, _LONGEST_HEADER)))
         tensors = [value for name, value in header.items() if name != "__metadata__"]
+        end = max((each["data_offsets"][1] for each in tensors), default=0)
+        if 8 + length + end != file.stat().st_size:
+            raise ValueError("a download that broke off")
         return sum(
             math.prod(each["shape"]) * width
             if each["dtype"].startswith(("F", "BF"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +24,12 @@ from comic_upscale.engines.diffusion.folder import (
     PipelineFolder,
     bytes_in_memory,
 )
-from comic_upscale.engines.diffusion.memory import MemoryPlan, plan_memory
+from comic_upscale.engines.diffusion.memory import GB, MemoryPlan, plan_memory
 from comic_upscale.engines.diffusion.noise import take_over_noise
+from comic_upscale.engines.diffusion.parts import check_all_whole, check_whole, load_text_models
 from comic_upscale.engines.torch.device import choose_device
-from comic_upscale.errors import SettingsError, WeightsError
+from comic_upscale.engines.torch.device_errors import is_too_much, translate_lost_device
+from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CONTROLLED = "FluxControlNetImg2ImgPipeline"
@@ -40,11 +43,17 @@ def quiet_libraries() -> Iterator[None]:
     from transformers.utils import logging as of_transformers
 
     libraries: tuple[Any, ...] = (of_diffusers, of_transformers)
+    levels = [each.get_verbosity() for each in libraries]
     for each in libraries:
         each.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+        each.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for each, level in zip(libraries, levels, strict=True):
+            each.set_verbosity(level)
 
 
 def choose_precision(resources: EngineResources, device: torch.device) -> str:
@@ -93,6 +102,7 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
 
     Raises:
         WeightsError: diffusers cannot load it, or it does not turn an image into an image.
+        DeviceError: the device cannot hold it.
     """
     library = _diffusers()
     folder = PipelineFolder.read(options.pipeline)
@@ -111,14 +121,18 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
     elif folder.kind in BY_MASK:
         loader = getattr(library, BY_MASK[folder.kind])
     try:
+        more |= load_text_models(folder, dtype, without=more)
         pipeline: Any = loader.from_pretrained(
             str(folder.path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **more
         )
+    except WeightsError:
+        raise
     except Exception as error:
         # Whatever is wrong with the files of others.
         raise WeightsError(
             f"diffusers cannot load {folder.path} to turn an image into an image: {first_line(error)}"
         ) from error
+    check_all_whole(pipeline, folder.path)
     if "strength" not in inspect.signature(pipeline.__call__).parameters:
         raise WeightsError(
             f"{type(pipeline).__name__} draws a new image and does not keep to that of a page: use the pipeline of "
@@ -130,13 +144,31 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
             "together: use the pipeline of another model, such as FLUX.1 or FLUX.2-klein"
         )
     pipeline.set_progress_bar_config(disable=True)
-    if plan.mode == "all":
-        pipeline.to(device)
-    elif plan.mode == "offload":
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.enable_sequential_cpu_offload(device=device)
+    _place(pipeline, plan, device)
     return pipeline
+
+
+def _place(pipeline: Any, plan: MemoryPlan, device: torch.device) -> None:
+    """Bring a pipeline onto its device as planned.
+
+    Raises:
+        DeviceError: another program has taken the memory since it was planned, or the device failed.
+    """
+    try:
+        with translate_lost_device(device):
+            if plan.mode == "all":
+                pipeline.to(device)
+            elif plan.mode == "offload":
+                pipeline.enable_model_cpu_offload(device=device)
+            else:
+                pipeline.enable_sequential_cpu_offload(device=device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_too_much(error):
+            raise
+        raise DeviceError(
+            f"{device} cannot hold the pipeline, although {plan.available / GB:.1f} GB were free: another program may "
+            "have taken its memory. Close it, or add --engine-option memory=offload"
+        ) from error
 
 
 def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> Any:
@@ -164,11 +196,13 @@ def _load_controlnet(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> 
             "leave it out"
         )
     try:
-        return _diffusers().FluxControlNetModel.from_pretrained(
+        network = _diffusers().FluxControlNetModel.from_pretrained(
             str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except Exception as error:
         raise WeightsError(f"{path} is no ControlNet of FLUX.1: {first_line(error)}") from error
+    check_whole(network, path)
+    return network
 
 
 def _diffusers() -> Any:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from comic_upscale.engines.faces.alignment import Alignment, cut, paste
 from comic_upscale.engines.faces.detector import FaceDetector
+from comic_upscale.engines.torch.device_errors import is_too_much, translate_lost_device
 from comic_upscale.imaging.gray import eight_bits, is_gray
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.models.face_restorer import FaceRestorer, load_face_restorer
@@ -63,13 +64,19 @@ class FaceFilter:
         Args:
             page: the output of the engine.
             source: its input.
+
+        Raises:
+            DeviceError: the device failed.
         """
         small = eight_bits(source.color)
         reason = why_not(small)
         if reason is None:
             try:
-                return self._restore(page, small)
-            except torch.OutOfMemoryError:
+                with translate_lost_device(self._device):
+                    return self._restore(page, small)
+            except (RuntimeError, MemoryError) as error:
+                if not is_too_much(error):
+                    raise
                 reason = "the device has too little memory"
         return replace(page, notes=(*page.notes, f"faces were left as they are: {reason}"))
 

@@ -275,9 +275,9 @@ def _describe_error(response: requests.Response) -> str:
 
 
 def _plain(text: object) -> str:
-    """Return foreign text in one line, at most 300 characters of it."""
+    """Return foreign text in one line, at most 300 characters, without a full stop: a sentence goes on after it."""
     words = " ".join(str(text).split())
-    return "".join(char for char in words if char.isprintable())[:300]
+    return "".join(char for char in words if char.isprintable())[:300].rstrip(". ")
 
 
 def _retry_after(response: requests.Response) -> float | None:

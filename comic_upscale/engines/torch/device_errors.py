@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+
+from comic_upscale.errors import DeviceError
 
 _TOO_MUCH = (
     "not enough memory",  # the CPU allocator on Windows
@@ -62,3 +67,29 @@ def is_lost_device(error: BaseException) -> bool:
     if accelerator is not None and isinstance(error, accelerator):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _LOST)
+
+
+@contextmanager
+def translate_lost_device(device: object) -> Iterator[None]:
+    """Turn an error that means a lost device into one with words for the user.
+
+    Args:
+        device: as the user knows it.
+
+    Raises:
+        DeviceError: the device failed inside the block.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_lost_device(error):
+            raise
+        raise DeviceError(
+            f"{device} failed: {first_line(error)}. Run the same command again; finished pages are "
+            "kept. If it fails again, check the GPU (nvidia-smi) and its driver"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error of torch; its further lines are advice to programmers."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 
 import numpy as np
 import psutil
@@ -30,7 +29,12 @@ from comic_upscale.engines.torch.device import (
     precision_name,
     release_memory,
 )
-from comic_upscale.engines.torch.device_errors import is_lost_device, is_perhaps_broken, is_too_much
+from comic_upscale.engines.torch.device_errors import (
+    first_line,
+    is_perhaps_broken,
+    is_too_much,
+    translate_lost_device,
+)
 from comic_upscale.engines.torch.examination import Examination, examine
 from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.engines.torch.strips import goes_in_strips
@@ -159,7 +163,7 @@ class TorchEngine:
             if tile:
                 self._examine()
         except (RuntimeError, MemoryError) as error:
-            raise DeviceError(f"{self._device_info} cannot hold the network: {_first_line(error)}") from error
+            raise DeviceError(f"{self._device_info} cannot hold the network: {first_line(error)}") from error
 
     @property
     def info(self) -> EngineInfo:
@@ -180,7 +184,7 @@ class TorchEngine:
 
         It is 1 on a CPU, before the memory of the first page is measured, and for pages with more tiles than a batch.
         """
-        with self._translate_lost_device():
+        with translate_lost_device(self._device_info):
             stage = self._stage(self._dtype)
             # The target size moves windows only by a few pixels, so the native size represents all.
             scale = self._network.native_scale
@@ -205,7 +209,7 @@ class TorchEngine:
         share = nullcontext() if self._cores is None else self._cores.share()
         is_huge = self._device.type == "cpu" and pixels[0, ..., 0].size > HUGE_PIXELS
         memory = little_memory_kept() if is_huge else nullcontext()
-        with self._translate_lost_device(), torch.inference_mode(), share, memory:
+        with translate_lost_device(self._device_info), torch.inference_mode(), share, memory:
             return self._upscale(pixels, (height, width), conservative=batch.conservative)
 
     def close(self) -> None:
@@ -216,18 +220,6 @@ class TorchEngine:
         # A lost device has no memory to release, and its failure was already reported.
         with suppress(RuntimeError):
             release_memory(self._device)
-
-    @contextmanager
-    def _translate_lost_device(self) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_lost_device(error):
-                raise
-            raise DeviceError(
-                f"{self._device_info} failed: {_first_line(error)}. Run the same command again; finished pages are "
-                "kept. If it fails again, check the GPU (nvidia-smi) and its driver"
-            ) from error
 
     def _warnings(self) -> tuple[str, ...]:
         if self._tile and self._examination is not None and self._examination.sees_whole:
@@ -307,7 +299,7 @@ class TorchEngine:
             except (RuntimeError, MemoryError) as error:
                 if not is_too_much(error):
                     raise
-                broken = _first_line(error) if is_perhaps_broken(error) else None
+                broken = first_line(error) if is_perhaps_broken(error) else None
             # Outside of ``except`` on purpose: inside, the error still references every tensor of the failed attempt.
             release_memory(self._device)
             if not retried and stage.limits.has_worked(count, *window):
@@ -416,7 +408,3 @@ def _check_batch(batch: Batch) -> SampleArray:
 def _is_black(page: SampleArray) -> bool:
     # For nearly every page a few pixels suffice to rule it out. Checking all pixels takes milliseconds.
     return not page[::16, ::16].any() and not page.any()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

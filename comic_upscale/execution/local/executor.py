@@ -71,8 +71,8 @@ class LocalExecutor:
         first = rules.networks[0]
         devices = Devices(await asyncio.to_thread(opens[first]), filters=filters)
         devices.charge(spending)
-        # A service would be paid twice, and may answer the same.
-        repeats = not settings.raw and devices.engine.billing == "time"
+        # A service would be paid twice, and may answer the same. From its kept answers, a page is made without filters.
+        repeats = not settings.raw and (devices.engine.billing == "time" or bool(filters))
         networks = Networks(devices, first, opens, repeats=repeats, filters=filters)
         native_scales = {network[0]: _native_scale(settings, network[0]) for network in rules.networks}
         native_scales[first[0]] = devices.engine.native_scale

@@ -305,7 +305,7 @@ class Pipeline:
         page.verdict = first.verdict
         if first.encoded is not None:
             return first.encoded
-        if gate.wants_again(first.verdict):
+        if gate.wants_again(first.verdict, is_kept=bool(page.answers)):
             again = await self._upscale_again(page, before)
             if not isinstance(again, PageError):
                 notes, raw = again.notes, Handover(again)

@@ -31,6 +31,7 @@ class QualityGate:
 
     def __init__(self, engine: EngineInfo | None = None, *, repeats: bool = True) -> None:
         self._repeats = repeats
+        self._is_billed = engine is not None and engine.billing == "call"
         self._repeated = self._repaired = 0
         self._bounds = default_bounds() if engine is None else bounds_for(engine.identity, engine.fidelity)
 
@@ -52,11 +53,16 @@ class QualityGate:
         verdict = judge(source.color, page.color, page.borders, raw=raw, bounds=self._bounds)
         return page, verdict
 
-    def wants_again(self, verdict: Verdict) -> bool:
-        """Return whether a page should be upscaled again, by the conservative path."""
-        return (
-            self._repeats and verdict.is_suspect and (self._repaired > 0 or self._repeated < HOPELESS_AFTER)
-        )
+    def wants_again(self, verdict: Verdict, *, is_kept: bool = False) -> bool:
+        """Return whether a page should be upscaled again, by the conservative path.
+
+        Args:
+            verdict: on the page.
+            is_kept: whether the answers of a service that is billed by call are kept, so that nothing is asked again.
+        """
+        if not self._repeats or not verdict.is_suspect or (self._is_billed and not is_kept):
+            return False
+        return self._repaired > 0 or self._repeated < HOPELESS_AFTER
 
     def note_again(self, verdict: Verdict) -> None:
         """Record the verdict of a second attempt."""
