@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comic_upscale.provisioning.registry import PROVIDERS
 from comic_upscale.settings.job import JobSettings
 
 # A property that holds must not fail because the machine was busy for a moment.
@@ -22,6 +23,13 @@ hypothesis.settings.load_profile("patient")
 # A shell starts its background jobs with SIGINT ignored, and their children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test reaches a provider with the account of whoever runs it. One with a program of its own needs no key.
+for entry in PROVIDERS.values():
+    for name in filter(None, (entry.key_variable, entry.key_variable and f"{entry.key_variable}_FILE")):
+        os.environ.pop(name, None)
+    if entry.program:
+        os.environ[entry.url_variable] = f"no-{entry.program}-in-tests"
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -61,7 +61,7 @@ Rent = Annotated[
     typer.Option(
         "--rent", metavar="PROVIDER[:GPU]", rich_help_panel=PANEL,
         help="Rent a machine for this job, and end it afterwards, also after an error or Ctrl-C: vast, runpod, lambda, "
-        "aws or any, such as vast:4090. The offer that is cheapest for this job is taken.",
+        "aws, sky or any, such as vast:4090. The offer that is cheapest for this job is taken.",
     ),
 ]  # fmt: skip
 Machines = Annotated[

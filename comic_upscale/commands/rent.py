@@ -77,7 +77,7 @@ class WorkOptions:
     "  comic-upscale rent offers --input pages/\n\n"
     "  comic-upscale rent offers --pages 10000 --provider vast --gpu 4090",
 )
-@takes(source=INPUT, own=definitions(WorkOptions), renting=pick(RentOptions, "disk"), given=WORK)
+@takes(source=INPUT, own=definitions(WorkOptions), renting=pick(RentOptions, "disk", "spot"), given=WORK)
 def offers(
     provider: Annotated[
         list[str] | None,
@@ -105,7 +105,7 @@ def offers(
     providers = [each for name in provider or [ANY] for each in open_providers(name)]
     try:
         ranked = find_offers(
-            providers, WorkOptions(**own.values()).gpu, RentOptions(**renting.values()).disk, work, question
+            providers, WorkOptions(**own.values()).gpu, RentOptions(**renting.values()), work, question
         )
     finally:
         _close(providers)
@@ -173,7 +173,7 @@ def _offer_lines(ranked: Sequence[RankedOffer], work: Workload, most: int | None
 )  # fmt: skip
 def up(
     target: Annotated[
-        str, typer.Argument(metavar="PROVIDER[:GPU]", help="vast, runpod, lambda, aws or any, such as vast:4090.")
+        str, typer.Argument(metavar="PROVIDER[:GPU]", help="vast, runpod, lambda, aws, sky or any, such as vast:4090.")
     ],
     *,
     source: Given,
@@ -188,7 +188,7 @@ def up(
     work, question = _count_job(source, own, given)
     providers = open_providers(name)
     try:
-        ranked = find_offers(providers, [gpu] if gpu else wanted, options.disk, work, question)
+        ranked = find_offers(providers, [gpu] if gpu else wanted, options, work, question)
         with rent_machine(providers, ranked, options, ssh.values(), keep=True) as rental:
             config = rental.records.ssh_config(rental.name)
         typer.echo(rental.name)

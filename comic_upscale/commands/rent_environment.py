@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,10 +65,14 @@ def open_known(without: Collection[str] = ()) -> tuple[list[Provider], dict[str,
 def provider_key(name: str) -> str | None:
     """Return the key of a provider; None if none is known. For AWS, boto3 reads the key itself: it is only found here.
 
+    A provider with a program of its own needs no key here: it is known where the program is installed.
+
     Raises:
         SettingsError: a file that a variable names cannot be read.
     """
     entry = PROVIDERS[name]
+    if entry.program:
+        return None if shutil.which(os.environ.get(entry.url_variable) or entry.program) is None else ""
     if key := os.environ.get(entry.key_variable, "").strip():
         return key
     if named := os.environ.get(f"{entry.key_variable}_FILE", ""):
@@ -126,7 +131,7 @@ def open_providers(target: str) -> list[Provider]:
     for failure in failures:
         note(f"note: {failure}")
     if not opened:
-        variables = ", ".join(entry.key_variable for entry in PROVIDERS.values())
+        variables = ", ".join(filter(None, (entry.key_variable for entry in PROVIDERS.values())))
         raise SettingsError(f"no key of a provider is known: set one of {variables}")
     return opened
 
@@ -138,7 +143,7 @@ def _open(name: str) -> Provider:
         SettingsError: its key is not known, or it is badly configured.
     """
     key, entry = provider_key(name), PROVIDERS[name]
-    if key is None and name != "aws":
+    if key is None and name != "aws" and not entry.program:
         raise SettingsError(
             f"no key for {name} is known: set {entry.key_variable}, or {entry.key_variable}_FILE to a file with it"
         )

@@ -68,10 +68,17 @@ class RentOptions:
     image: Annotated[
         str | None,
         Opt(
-            "Image of the container, or of the machine at lambda and aws. Default: one with PyTorch.",
+            "Image of the container, or of the machine at lambda, aws and sky. Default: one with PyTorch.",
             metavar="IMAGE", panel=PANEL,
         ),
     ] = None  # fmt: skip
+    spot: Annotated[
+        bool,
+        Opt(
+            "Offer spot instances of sky as well, which may be taken away. aws offers its own in any case.",
+            panel=PANEL,
+        ),
+    ] = False  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check every value."""
@@ -151,7 +158,11 @@ def print_end(records: Records, name: str) -> None:
 
 
 def find_offers(
-    providers: Sequence[Provider], gpus: Sequence[str], disk: int, workload: Workload, question: Question
+    providers: Sequence[Provider],
+    gpus: Sequence[str],
+    options: RentOptions,
+    workload: Workload,
+    question: Question,
 ) -> list[RankedOffer]:
     """Return the offers of providers with the wanted GPUs, ranked by the cost of a job.
 
@@ -166,14 +177,18 @@ def find_offers(
     failures: list[ProviderError] = []
     for provider in providers:
         try:
-            offers += provider.offers(gpus[0] if len(gpus) == 1 else None, disk)
+            offers += provider.offers(gpus[0] if len(gpus) == 1 else None, options.disk)
         except ProviderError as error:
             failures.append(error)
     for failure in failures:
         if len(failures) == len(providers):
             raise failure
         note(f"note: {failure}")
-    wanted = [offer for offer in offers if not gpus or any(is_gpu(offer, gpu) for gpu in gpus)]
+    wanted = [
+        offer
+        for offer in offers
+        if (options.spot or not offer.is_on_request) and (not gpus or any(is_gpu(offer, gpu) for gpu in gpus))
+    ]
     return rank_offers(workload, wanted, question)
 
 
@@ -426,7 +441,7 @@ class RentedUpscale:
             check_remote(job)
             workload = count_workload(preview(job), job)
             ranked = find_offers(
-                providers, [gpu] if gpu else [], self.options.disk, workload, question_for(job.model, job.denoise)
+                providers, [gpu] if gpu else [], self.options, workload, question_for(job.model, job.denoise)
             )  # fmt: skip
             _print_choice(ranked, self.options)
             with contextlib.ExitStack() as ends:

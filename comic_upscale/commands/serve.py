@@ -100,7 +100,8 @@ def _weights_check(settings: ServerSettings) -> WeightsCheck | None:
 
 
 def _announce(settings: ServerSettings, addresses: Addresses) -> None:
-    typer.echo(f"Pages:    {addresses.pages}")
+    everywhere = "  (and at every address of this machine)" if addresses.is_everywhere else ""
+    typer.echo(f"Pages:    {addresses.pages}{everywhere}")
     typer.echo(f"REST API: {addresses.api}/docs")
     typer.echo(f"Data:     {settings.data}  (comic-upscale server key create makes a key)")
     if addresses.setup is not None:

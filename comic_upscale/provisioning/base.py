@@ -38,6 +38,8 @@ class RentalOffer:
     """Dollars per GB sent from the machine."""
     ingress_gb: float = 0.0
     """Dollars per GB sent to the machine."""
+    is_on_request: bool = False
+    """Whether it is only for users who ask for spot instances."""
 
     @property
     def label(self) -> str:

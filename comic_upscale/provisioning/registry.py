@@ -14,12 +14,14 @@ from comic_upscale.provisioning.base import Provider
 class ProviderEntry:
     """Where the key and the address of a provider come from."""
 
-    key_variable: str
+    key_variable: str = ""
     """The environment variable with the key. With ``_FILE`` at its end, another one names a file with the key."""
     url_variable: str
-    """The environment variable with another address of its interface, for a test server."""
+    """The environment variable with another address of its interface, for a test server; or another program."""
     key_files: tuple[str, ...] = ()
     """Where the provider's own program keeps the key, below the home folder."""
+    program: str = ""
+    """The program that is called in place of an interface. It finds its keys itself."""
 
 
 PROVIDERS: Mapping[str, ProviderEntry] = MappingProxyType(
@@ -38,6 +40,7 @@ PROVIDERS: Mapping[str, ProviderEntry] = MappingProxyType(
             key_files=(".lambda_cloud/lambda_keys",),
         ),
         "aws": ProviderEntry(key_variable="AWS_ACCESS_KEY_ID", url_variable="AWS_ENDPOINT_URL"),
+        "sky": ProviderEntry(url_variable="SKY_PROGRAM", program="sky"),
     }
 )
 ANY = "any"
@@ -49,8 +52,8 @@ def open_provider(name: str, key: str, base_url: str | None = None) -> Provider:
 
     Args:
         name: one of `PROVIDERS`.
-        key: the key; boto3 finds that for AWS itself.
-        base_url: of its interface, in place of the usual one.
+        key: the key; boto3 finds that for AWS itself, and SkyPilot those of its clouds.
+        base_url: of its interface, in place of the usual one; for SkyPilot, the path of its program.
     """
     if name == "vast":
         from comic_upscale.provisioning import vast
@@ -64,6 +67,10 @@ def open_provider(name: str, key: str, base_url: str | None = None) -> Provider:
         from comic_upscale.provisioning import lambda_cloud
 
         return lambda_cloud.LambdaCloud(key, base_url or lambda_cloud.BASE_URL)
+    if name == "sky":
+        from comic_upscale.provisioning import sky
+
+        return sky.Sky(base_url or sky.PROGRAM)
     from comic_upscale.provisioning import aws
 
     return aws.Aws(base_url=base_url)

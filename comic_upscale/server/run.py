@@ -8,8 +8,9 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import filelock
 import uvicorn
@@ -36,6 +37,8 @@ _GARBAGE_AT = 20_000
 """Objects after which the youngest are looked through. Python does so after 700."""
 GRACE_SECONDS = 15
 """How long open requests may take to finish when the server stops."""
+_LOCAL: Mapping[str, str] = MappingProxyType({"0.0.0.0": "127.0.0.1", "::": "::1"})
+"""Addresses that stand for all of a machine, and what a browser on it opens in place of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Addresses:
     """URL of the REST interface."""
     setup: str | None = None
     """URL of the page that creates the first administrator; None if there is one."""
+    is_everywhere: bool = False
+    """Whether the pages are at every address of this machine."""
 
 
 def serve(
@@ -160,7 +165,8 @@ class _Running:
             pages, api = (_url(each) for each in sockets)
             token = self._services.setup_token
             setup = None if token is None else f"{pages}/setup/{token}"
-            self._on_ready(Addresses(pages, api, setup))
+            everywhere = sockets[0].getsockname()[0] in _LOCAL
+            self._on_ready(Addresses(pages, api, setup, everywhere))
             await self._stop.wait()
             self._services.hub.close()
             await self._services.rates.close()
@@ -228,7 +234,9 @@ def _bind(host: str, port: int, option: str) -> socket.socket:
 
 
 def _url(bound: socket.socket) -> str:
+    """Return the URL at which a browser on this machine finds a server."""
     host, port = bound.getsockname()[:2]
+    host = _LOCAL.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

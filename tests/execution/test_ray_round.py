@@ -30,6 +30,7 @@ from comic_upscale.execution.ray.pool import Actor
 from comic_upscale.execution.ray.round import Round
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_protocol import VERSION
+from comic_upscale.imaging.encode import check_encoded
 from comic_upscale.ledger.records import PageFailed
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.rules import Conditions, Rule
@@ -180,6 +181,40 @@ def test_an_actor_gets_the_weights_of_rules(tmp_path: Path) -> None:
         finally:
             await actor.close()
             await server.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        picture(1, (48, 64))[:20],
+        picture(1, (7, 9)),
+        picture(1, (48, 64), "JPEG"),
+        b"<html>a proxy</html>",
+    ],
+    ids=["empty", "truncated", "size", "format", "no-image"],
+)
+def test_an_output_that_is_not_the_page_does_not_count(tmp_path: Path, broken: bytes) -> None:
+    """Its hash is right: the actor itself is broken. Another one does its pages."""
+
+    async def work() -> None:
+        async with opened(tmp_path, [NearestEngine(), NearestEngine()]) as tools:
+            bad = tools.pool.actors[0]
+            answer = bad.handle.actor._answer
+
+            def answer_wrongly(outcome: PageOutcome) -> tuple[dict[str, Any], bytes]:
+                fields, _ = answer(outcome)
+                return {**fields, "sha256": hashlib.sha256(broken).hexdigest()}, broken
+
+            bad.handle.actor._answer = answer_wrongly
+            found = await outcomes_of(tools, pictures(8))
+            assert tools.pool.retired == [bad]
+            assert sorted(outcome.row_id for outcome in found) == list(range(8))
+            for outcome in found:
+                assert isinstance(outcome, PageUpscaled)
+                check_encoded(outcome.data, (outcome.output_width, outcome.output_height))
 
     asyncio.run(work())
 

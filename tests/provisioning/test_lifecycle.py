@@ -13,8 +13,10 @@ from comic_upscale.provisioning.base import Provider, RentedMachine
 from comic_upscale.provisioning.ending import defer_interrupt, ending
 from comic_upscale.provisioning.lifecycle import RentPlan, end_machine, rent
 from tests.provisioning.clouds import Cloud
-from tests.provisioning.conftest import Clock
+from tests.provisioning.conftest import CLIENTS, Clock
 from tests.provisioning.test_providers import PUBLIC
+
+pytestmark = pytest.mark.parametrize("cloud", [*CLIENTS, "sky"], indirect=True)
 
 
 class Renter:

@@ -260,7 +260,7 @@ def test_targets_name_a_provider_and_perhaps_a_gpu() -> None:
     assert parse_target("vast:RTX 4090") == ("vast", "RTX 4090")
     assert parse_target("Lambda") == ("lambda", None)
     assert parse_target("any:4090") == ("any", "4090")
-    with pytest.raises(SettingsError, match="vast, runpod, lambda, aws or any"):
+    with pytest.raises(SettingsError, match="vast, runpod, lambda, aws, sky or any"):
         parse_target("nebius")
     assert set(CLIENTS) < set(PROVIDERS)
 
@@ -271,7 +271,7 @@ def test_without_any_key_nothing_is_said_about_machines(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     for entry in PROVIDERS.values():
-        monkeypatch.delenv(entry.key_variable, raising=False)
+        monkeypatch.delenv(entry.key_variable or entry.url_variable, raising=False)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     for command in (["list"], ["down", "--all"], ["offers"], ["up", "vast"]):
         result = CliRunner().invoke(app, ["rent", *command])
@@ -285,5 +285,5 @@ def test_without_any_key_nothing_is_said_about_machines(
     (tmp_path / ".lambda_cloud" / "lambda_keys").write_text("api_key = third-key\n")
     opened, unasked = open_known()
     assert [provider.name for provider in opened] == ["vast", "runpod", "lambda"]
-    assert list(unasked) == ["aws"]
+    assert list(unasked) == ["aws", "sky"]
     assert [provider_key(provider.name) for provider in opened] == ["other-key", "own-key", "third-key"]

@@ -30,7 +30,7 @@ from tests.provisioning.clouds import KEY, Cloud
 def runpod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cloud]:
     """The only provider of a user without any other key."""
     for entry in PROVIDERS.values():
-        monkeypatch.delenv(entry.key_variable, raising=False)
+        monkeypatch.delenv(entry.key_variable or entry.url_variable, raising=False)
         monkeypatch.delenv(f"{entry.key_variable}_FILE", raising=False)
     for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)

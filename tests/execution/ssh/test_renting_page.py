@@ -25,10 +25,14 @@ NAME = "comic-upscale-4f7a2c-2611271830"
 
 
 def commands() -> list[list[str]]:
-    """The commands of the page, except the one over a machine of SkyPilot."""
+    """The commands of the page, except those with SkyPilot, which `tests/provisioning/test_sky.py` runs."""
     lines = [line for block in blocks(PAGE) if block.language == "sh" for line in command_lines(block)]
     found = [words for line in lines for words in own_commands(line)]
-    return [words for words in found if "--ssh-config" not in words]
+    return [
+        words
+        for words in found
+        if "--ssh-config" not in words and "sky" not in {word.partition(":")[0] for word in words}
+    ]
 
 
 @pytest.mark.parametrize("cloud", ["vast"], indirect=True)
