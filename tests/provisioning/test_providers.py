@@ -270,8 +270,6 @@ def test_without_any_key_nothing_is_said_about_machines(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    for entry in PROVIDERS.values():
-        monkeypatch.delenv(entry.key_variable or entry.url_variable, raising=False)
     monkeypatch.delenv("AWS_PROFILE", raising=False)
     for command in (["list"], ["down", "--all"], ["offers"], ["up", "vast"]):
         result = CliRunner().invoke(app, ["rent", *command])

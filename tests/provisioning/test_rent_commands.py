@@ -22,16 +22,12 @@ from comic_upscale.errors import ProviderError
 from comic_upscale.provisioning.base import RentedMachine, new_name
 from comic_upscale.provisioning.ending import ending
 from comic_upscale.provisioning.lifecycle import RentPlan
-from comic_upscale.provisioning.registry import PROVIDERS
 from tests.provisioning.clouds import KEY, Cloud
 
 
 @pytest.fixture
 def runpod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cloud]:
     """The only provider of a user without any other key."""
-    for entry in PROVIDERS.values():
-        monkeypatch.delenv(entry.key_variable or entry.url_variable, raising=False)
-        monkeypatch.delenv(f"{entry.key_variable}_FILE", raising=False)
     for name in ("AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
