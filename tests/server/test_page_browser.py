@@ -524,6 +524,25 @@ def test_a_first_password_is_changed_and_a_job_canceled(admin: Browser, volume: 
     admin.complaints()
 
 
+def test_a_model_is_withdrawn_after_a_question_and_offered_again(admin: Browser) -> None:
+    withdraw = 'button[formaction="/admin/models/comic-best-x2/demote"]'
+    offer = 'button[formaction="/admin/models/comic-best-x2/promote"]'
+    admin.open("/admin/models")
+    admin.find(withdraw).click()
+    question = admin.driver.switch_to.alert
+    assert "comic-best-x2" in question.text
+    question.dismiss()
+    admin.find(withdraw).click()
+    admin.driver.switch_to.alert.accept()
+    admin.find(offer)
+    admin.open("/")
+    offered = admin.run("return [...document.querySelectorAll('#model option')].map((each) => each.value)")
+    assert "comic-best-x2" not in offered and "comic-best-x3" in offered
+    admin.open("/admin/models")
+    admin.find(offer).click()
+    admin.find(withdraw)
+
+
 def test_the_log_shows_new_lines_at_once_the_latest_first(admin: Browser) -> None:
     admin.open("/admin/log")
     # With --verbose, each request is a line.
