@@ -164,8 +164,8 @@ def _read(
     for option in NOT_WHERE_FOUND:
         if option in own and not was_named:
             raise SettingsError(
-                f"{option} may run programs, replace files or lift limits, so it counts only in a profile that you "
-                f"name: --profile {origin}"
+                f"{_written(option)} may run programs, replace files or lift limits, so it counts only in a profile "
+                f"that you name: --profile {origin}"
             )
     rules = read_rules(record.get("rule", ()), JobSettings)
     if isinstance(own.get("model"), str):
@@ -245,6 +245,12 @@ def _known() -> Mapping[str, tuple[Definition, Definition | None]]:
             found[option.name] = (option, None)
             found.setdefault(_plain(option.flag), (option, None))
     return found
+
+
+def _written(name: str) -> str:
+    """Return the name of an option as the author of a profile writes it."""
+    option, _ = _known()[name]
+    return _plain(option.flag)
 
 
 def _plain(name: str) -> str:
