@@ -24,7 +24,8 @@ hypothesis.settings.load_profile("patient")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No test reaches a provider with the account of whoever runs it. One with a program of its own needs no key.
+# No variable leads a test to the account of whoever runs it; tests that rent have a home folder of their own, too. A
+# provider with a program of its own needs no key.
 for entry in PROVIDERS.values():
     for name in filter(None, (entry.key_variable, entry.key_variable and f"{entry.key_variable}_FILE")):
         os.environ.pop(name, None)

@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 from comic_upscale.commands.cost import INPUT, JOB, CostOptions, count_work
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.questions import has_terminal
-from comic_upscale.commands.rent_environment import NO_KEY, open_known, open_providers, rent_records
+from comic_upscale.commands.rent_environment import UNUSED, open_known, open_providers, rent_records
 from comic_upscale.commands.rented import (
     RENT,
     RentOptions,
@@ -153,10 +153,11 @@ def _offer_lines(ranked: Sequence[RankedOffer], work: Workload, most: int | None
         lines.append(f"{offer.gpu:14.14} {offer.hour:>7.2f} {time:>9} {cost:>7} {around:>15}  {offer.label}")
     if most is not None and len(ranked) > most:
         lines.append(f"{len(ranked) - most:,} more: -v shows them")
-    best = ranked[0]
+    best = ranked[0].offer
+    spot = " --spot" if best.is_on_request else ""
     lines += [
         "",
-        f"cheapest: comic-upscale remote upscale --rent '{best.offer.provider}:{best.offer.gpu}' --input ...",
+        f"cheapest: comic-upscale remote upscale --rent '{best.provider}:{best.gpu}'{spot} --input ...",
     ]
     return [printable(line) for line in lines]
 
@@ -250,7 +251,7 @@ def _listed() -> tuple[list[RentedMachine], dict[str, str]]:
     machines: list[RentedMachine] = []
     providers, unasked = open_known()
     for reason in unasked.values():
-        if reason != NO_KEY and providers:
+        if reason not in UNUSED and providers:
             note(f"error: {reason}")
     try:
         for provider in providers:
@@ -335,8 +336,9 @@ def down(
     for name in sorted(gone):
         record = records.get(name)
         if unasked and (record is None or record.provider in unasked):
-            where = record.provider if record is not None else ", ".join(sorted(unasked))
-            failed.append(ProviderError(f"{name} is not listed, but {where} cannot be asked: set its key"))
+            where = [record.provider] if record is not None else sorted(unasked)
+            why = ", ".join(f"{each} cannot be asked ({unasked[each]})" for each in where)
+            failed.append(ProviderError(f"{name} is not listed, but {why}"))
         else:
             print_end(records, name)
     if everything and unasked:

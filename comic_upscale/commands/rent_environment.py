@@ -37,6 +37,9 @@ def rented_ssh_config(host: str) -> Path | None:
 
 
 NO_KEY = "no key is known"
+NO_PROGRAM = "its program is not installed"
+UNUSED = (NO_KEY, NO_PROGRAM)
+"""Why a provider cannot be asked that the user does not use."""
 
 
 def open_known(without: Collection[str] = ()) -> tuple[list[Provider], dict[str, str]]:
@@ -54,7 +57,7 @@ def open_known(without: Collection[str] = ()) -> tuple[list[Provider], dict[str,
             continue
         try:
             if provider_key(name) is None:
-                unasked[name] = NO_KEY
+                unasked[name] = NO_PROGRAM if PROVIDERS[name].program else NO_KEY
             else:
                 opened.append(_open(name))
         except SettingsError as error:
@@ -125,7 +128,7 @@ def open_providers(target: str) -> list[Provider]:
     if target != ANY:
         return [_open(target)]
     opened, unasked = open_known()
-    failures = [f"{name}: {reason}" for name, reason in unasked.items() if reason != NO_KEY]
+    failures = [f"{name}: {reason}" for name, reason in unasked.items() if reason not in UNUSED]
     if not opened and failures:
         raise SettingsError("; ".join(failures))
     for failure in failures:

@@ -308,7 +308,7 @@ def _all_machines(providers: Sequence[Provider], records: Records) -> list[Rente
             if record.ended is None and record.provider in unasked:
                 raise SettingsError(
                     f"--budget cannot be kept: {record.name} may still be rented, but {record.provider} cannot be "
-                    f"asked ({unasked[record.provider]}). Set its key, or leave out --budget"
+                    f"asked ({unasked[record.provider]}). Mend that, or leave out --budget"
                 )
         return [machine for provider in (*providers, *more) for machine in provider.list()]
     finally:

@@ -59,7 +59,7 @@ def hours_within(budget: float | None, others: float, hour: float, most: float) 
     hours = min(most, left / hour) if hour else most
     if hours < min(LEAST_HOURS, most):
         raise SettingsError(
-            f"--budget leaves ${left:.2f} for this machine, since other machines cost up to ${others:.2f}: that is "
+            f"--budget leaves ${left:.2f} for each new machine, and those that exist cost up to ${others:.2f}: that is "
             f"less than {LEAST_HOURS * 60:.0f} minutes at ${hour:.3g} per hour. `comic-upscale rent list` shows them"
         )
     return hours

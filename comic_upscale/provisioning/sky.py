@@ -10,6 +10,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from comic_upscale.provisioning.base import (
     RentalOffer,
     RentedMachine,
     SshAddress,
+    end_of,
     is_ours,
 )
 from comic_upscale.provisioning.http import count_of, entries_of, entry_of, number_of, text_of
@@ -160,8 +162,22 @@ class Sky:
         for entry in self._entries("status", "--refresh", "-o", "json"):
             machine = self._machine(entry)
             if machine is not None:
-                found[machine.name] = machine
+                found[machine.name] = self._with_end(machine, entry)
         return tuple(found.values())
+
+    def _with_end(self, machine: RentedMachine, entry: Mapping[str, Any]) -> RentedMachine:
+        """Switch a machine's end on again, which SkyPilot switches off when it finds the machine in disorder."""
+        minutes = number_of(entry.get("autostop"))
+        if entry.get("status") != "UP" or (
+            minutes is not None and minutes >= 0 and entry.get("to_down") is True
+        ):
+            return machine
+        try:
+            self._call("autostop", "--yes", "--idle-minutes", str(MINUTES_AFTER_JOB), "--down", machine.name)
+        except ProviderError as error:
+            problem = f"it does not end itself, since SkyPilot has switched that off ({error})"
+            return replace(machine, state="failed", problem=problem)
+        return machine
 
     def terminate(self, id: str) -> None:
         """Cancel a launch that goes on, and let SkyPilot take the machine down; see `Provider`."""
@@ -289,7 +305,8 @@ def _task(offer: RentalOffer, request: LaunchRequest) -> dict[str, Any]:
     """Return SkyPilot's description of a machine that ends itself.
 
     Its job lets our key log in, and is the switch: it waits for its time, or for the file of `Sky.end_command`.
-    SkyPilot takes a machine down whose job is over, also if the job failed or was never started.
+    SkyPilot takes a machine down whose job is over, also if the job failed or was never started. The time that the
+    machine took to start counts.
     """
     cloud, _, rest = offer.id.partition("/")
     kind, _, gpu = rest.rpartition("/")
@@ -305,12 +322,16 @@ def _task(offer: RentalOffer, request: LaunchRequest) -> dict[str, Any]:
         resources["image_id"] = request.image
     end = f'"$HOME/{END_FILE}"'
     seconds = max(1, int(request.max_hours * 3600) - 60 * MINUTES_AFTER_JOB)
+    ends = end_of(request.name)
+    latest = "" if ends is None else str(int(ends.timestamp()) - 60 * MINUTES_AFTER_JOB)
     return {
         "name": request.name,
         "resources": resources,
         # Not as ``setup``: after one that fails, SkyPilot leaves the machine up.
-        "run": authorize_key(request.public_key) + f"until=$(($(date +%s) + {seconds}))\n"
-        f"while [ ! -e {end} ] && [ $(date +%s) -lt $until ]; do sleep 5; done\n",
+        "run": authorize_key(request.public_key)
+        + f"until=$(($(date +%s) + {seconds}))\n"
+        + (f"[ $until -lt {latest} ] || until={latest}\n" if latest else "")
+        + f"while [ ! -e {end} ] && [ $(date +%s) -lt $until ]; do sleep 5; done\n",
     }
 
 

@@ -330,39 +330,29 @@ class Bucket:
                 continue
 
     def walk(self, prefix: str = "") -> Iterator[Listed]:
-        """Yield all objects below a prefix, one request after the other.
-
-        A listing that breaks off goes on after its last object, where the service lists in the order of names, as all
-        but directory buckets of S3 do.
-        """
+        """Yield all objects below a prefix, one request after the other. A listing that breaks off begins again."""
         import obstore
 
         pages: Any = None
-        last: str | None = None
-        in_order = True
+        # It cannot go on after its last object: not all services list in the order of names.
+        seen: set[str] = set()
 
         def next_page() -> Any:
             nonlocal pages
             if pages is None:
-                pages = iter(
-                    obstore.list(
-                        self._store, prefix=prefix or None, offset=last, chunk_size=_LISTED_BY_REQUEST
-                    )
-                )
+                pages = iter(obstore.list(self._store, prefix=prefix or None, chunk_size=_LISTED_BY_REQUEST))
             try:
                 return translated(lambda: next(pages, None))
-            except StorageError as error:
-                if not in_order:
-                    raise StorageError(str(error)) from error
+            except StorageError:
                 # A page cannot be asked for twice.
                 pages = None
                 raise
 
         while (page := with_retries(next_page, self._patience, UnreachableStorageError)) is not None:
             for found in page:
-                in_order = in_order and (last is None or last < found["path"])
-                last = found["path"]
-                yield _listed(found)
+                if found["path"] not in seen:
+                    seen.add(found["path"])
+                    yield _listed(found)
 
     def list_folder(self, folder: str) -> tuple[list[str], list[Listed]]:
         """Return the folders and the objects directly in a folder, with full keys."""

@@ -18,7 +18,7 @@ import modal
 REPOSITORY = Path(__file__).resolve().parents[2]
 WEIGHTS = "/weights"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif", ".jxl", ".bmp")
-OUTPUT_SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".avif", ".jxl")
+OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif", ".jxl")
 
 app = modal.App("comic-upscale")
 image = (

@@ -265,7 +265,11 @@ def test_damaged_weights_are_named_before_they_are_loaded(
         ("flux-2-klein-4b-Q4.gguf", None, True),
         ("z_image_turbo-Q4.gguf", None, True),
         ("model.gguf", "---\nlicense: other\nlicense_name: flux-1-dev-non-commercial-license\n---\n", False),
-        ("flux1-dev-Q8_0.gguf", "---\nlicense: apache-2.0\n---\n", True),
+        # A README of other weights in that folder frees none.
+        ("flux1-dev-Q8_0.gguf", "---\nlicense: apache-2.0\n---\n", False),
+        ("flux1-schnell-Q8_0.gguf", "---\nlicense: apache-2.0\n---\n", True),
+        ("flux1dev-q8.gguf", None, False),
+        ("fluxDevFp8_v1.safetensors", None, False),
     ],
 )
 def test_a_free_pipeline_does_not_free_another_transformer(

@@ -68,6 +68,8 @@ class SkyCloud(Cloud):
     """The launches that SkyPilot's server was asked for, by the name of the machine."""
     is_queued: bool = False
     """Whether launches wait in the server: they are no machine yet, and become one unless they are cancelled."""
+    without_end: set[str] = field(default_factory=set)
+    """Names of machines whose end SkyPilot has switched off."""
     proxy: str = ""
     """In the OpenSSH configuration of each machine."""
 
@@ -160,6 +162,8 @@ def _route(cloud: SkyCloud, words: list[str]) -> tuple[str, Callable[[], Result]
             return "requests", lambda: _requests(cloud, options)
         case ["api", "cancel", "--yes", *numbers]:
             return "cancel", lambda: _cancel(cloud, numbers)
+        case ["autostop", "--yes", "--idle-minutes", "5", "--down", name]:
+            return "autostop", lambda: _autostop(cloud, name)
         case ["down", "--yes", name]:
             return "terminate", lambda: _down(cloud, name)
     raise AssertionError(words)
@@ -209,7 +213,8 @@ def _status(cloud: SkyCloud, machine: CloudMachine) -> dict[str, Any]:
             f"  UserKnownHostsFile=/dev/null\n  Port {port}\n{cloud.proxy}"
         )
     return {"name": machine.name, "status": "UP" if up else "INIT", "launched_at": int(machine.launched),
-            "accelerators": "{'L4': 1}", "autostop": 5, "to_down": True, "cloud": "AWS"}  # fmt: skip
+            "accelerators": "{'L4': 1}", "autostop": -1 if machine.name in cloud.without_end else 5,
+            "to_down": machine.name not in cloud.without_end, "cloud": "AWS"}  # fmt: skip
 
 
 def _find(cloud: SkyCloud, name: str) -> Result:
@@ -238,6 +243,12 @@ def _cancel(cloud: SkyCloud, numbers: Sequence[str]) -> Result:
         if entry["request_id"] in numbers:
             entry["status"] = "CANCELLED"
     return 0, f"Cancelled {len(numbers)} request\n", ""
+
+
+def _autostop(cloud: SkyCloud, name: str) -> Result:
+    assert name in cloud.machines
+    cloud.without_end.discard(name)
+    return 0, f"Cluster {name} will be terminated after 5 idle minutes.\n", ""
 
 
 def _down(cloud: SkyCloud, name: str) -> Result:

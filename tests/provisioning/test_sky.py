@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from comic_upscale.commands import rented
@@ -21,6 +24,7 @@ from tests.provisioning.conftest import Clock
 from tests.provisioning.sky_program import SkyCloud
 from tests.provisioning.test_providers import PUBLIC
 from tests.provisioning.test_rent_commands import rent
+from tests.server.running import wait_for
 
 NAME = "comic-upscale-0a1b2c-2611271830"
 
@@ -142,6 +146,25 @@ def test_the_job_on_the_machine_is_its_switch(client: Sky, cloud: SkyCloud, tmp_
     assert f"+ {2 * 3600 - 300})" in cloud.tasks[0]["run"], "it ends in time for --max-hours"
 
 
+def test_the_time_that_a_machine_takes_to_start_counts(client: Sky, cloud: SkyCloud, tmp_path: Path) -> None:
+    # The end in this name has passed.
+    client.launch(offer_of(client, "on-demand"), replace(request(), name="comic-upscale-4f7a2c-2001010000"))
+    home = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run(["sh", "-c", cloud.tasks[0]["run"]], env=home, check=True, timeout=60)
+
+
+def test_an_end_that_skypilot_switched_off_is_switched_on_again(client: Sky, cloud: SkyCloud) -> None:
+    cloud.boots_after = 0
+    cloud.create(NAME)
+    cloud.without_end.add(NAME)
+    (machine,) = client.list()
+    assert (machine.state, cloud.without_end) == ("running", set())
+    cloud.without_end.add(NAME)
+    cloud.faults += [("autostop", "503")] * 9
+    (machine,) = client.list()
+    assert machine.state == "failed" and "does not end itself" in machine.problem
+
+
 def test_rent_commands_take_sky(cloud: SkyCloud, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = rent("offers", "--provider", "sky", "--pages", 100)
     assert (code, "sky on-demand" in out, "sky spot" in out) == (0, True, False), err
@@ -177,9 +200,16 @@ def test_an_answer_is_the_json_at_its_end_and_complete() -> None:
 
 
 def test_a_program_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    with pytest.raises(ProviderError, match="did not answer"):
-        call_program("/bin/sh", ["-c", f"(sleep 30; touch {mark}) & wait"], 0.2)
+    started = tmp_path / "pid"
+    command = f"sleep 600 & echo $! > {started}.new; mv {started}.new {started}; wait"
+
+    # On a busy machine it may be killed before it starts anything.
+    while not started.exists():
+        with pytest.raises(ProviderError, match="did not answer"):
+            call_program("/bin/sh", ["-c", command], 1.0)
+    pid = int(started.read_text())
+    wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     # A server that a program leaves behind keeps its output open, and does not hold up the answer.
-    answer = call_program("/bin/sh", ["-c", "sleep 3 & echo done"], 2.5)
+    answer = call_program("/bin/sh", ["-c", f"sleep 600 & echo $! > {started}; echo done"], 60)
+    os.kill(int(started.read_text()), signal.SIGKILL)
     assert (answer.code, answer.out) == (0, "done\n")

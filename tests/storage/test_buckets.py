@@ -105,7 +105,7 @@ class BreaksOff:
             yield objects[number : number + 2]
 
 
-def test_a_listing_that_breaks_off_goes_on_after_its_last_object(
+def test_a_listing_that_breaks_off_has_each_object_once_in_any_order(
     proxy: FaultProxy, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = whole_bucket()
@@ -114,10 +114,9 @@ def test_a_listing_that_breaks_off_goes_on_after_its_last_object(
         bucket.put(name, b"page")
     monkeypatch.setattr(obstore, "list", BreaksOff(3, lambda found: found))
     assert [each.key for each in bucket.walk(prefix)] == names
-    # Where names come in no order, objects would be missing or come twice.
+    # Some services list `A/1` before `A-B/1`.
     monkeypatch.setattr(obstore, "list", BreaksOff(1, lambda found: found[::-1]))
-    with pytest.raises(StorageError, match="error decoding"):
-        list(bucket.walk(prefix))
+    assert [each.key for each in bucket.walk(prefix)] == names[::-1]
 
 
 def test_a_large_object_is_sent_and_read_in_parts_through_faults(proxy: FaultProxy, prefix: str) -> None:

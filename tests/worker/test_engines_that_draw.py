@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comic_upscale.engines.registry import _is_installed
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.worker.run import WorkerOptions, work
 from tests.engines.conftest import flux, one_thread, tiny_restorer  # noqa: F401 - the same fixtures
@@ -17,7 +17,7 @@ from tests.engines.fake_imagen import MODEL, serve
 from tests.server.conftest import OpenServices, client_of, make_key
 
 skimage = pytest.importorskip("skimage", reason="scikit-image has the photograph")
-LACKING = [name for name in ("diffusers", "google.auth") if importlib.util.find_spec(name) is None]
+LACKING = [name for name in ("diffusers", "google.auth") if not _is_installed(name)]
 pytestmark = [
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)}"),
     pytest.mark.filterwarnings("ignore"),

@@ -18,6 +18,7 @@ from comic_upscale.engines.diffusion.folder import (
     identity_of_file,
 )
 from comic_upscale.engines.diffusion.parts import load_text_models
+from comic_upscale.engines.torch.device_errors import refuse_full_memory
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 
 STORABLE = ("FluxPipeline", "FluxImg2ImgPipeline")
@@ -160,6 +161,7 @@ def _encode_prompt(folder: PipelineFolder, options: FluxOptions, path: Path) -> 
     except WeightsError:
         raise
     except Exception as error:
+        refuse_full_memory(error, folder.path)
         # Whatever is wrong with the files of others.
         raise WeightsError(f"the prompt cannot be encoded by {folder.path}: {first_line(error)}") from error
     tensors = {"prompt_embeds": embeds.contiguous(), "pooled_prompt_embeds": pooled.contiguous()}

@@ -22,7 +22,7 @@ LARGEST_BY_MASK = 1024
 """The longest side of a tile that these do not shrink."""
 _WEIGHTS = (".safetensors", ".gguf", ".bin")
 _LICENCE = re.compile(r"^license(?:_name)?\s*:\s*(\S+)", re.MULTILINE)
-_RESTRICTED = re.compile(r"(?:flux.*[-_.]|^)(?:dev|kontext|klein[-_]?9b)(?:[-_.]|$)")
+_RESTRICTED = re.compile(r"flux.*(?:dev|kontext|klein[-_]?9b)|^(?:dev|kontext)(?:[-_.]|$)")
 """Names of files with weights of FLUX that may not be used commercially."""
 _FREE = ("apache-2.0", "mit", "bsd", "openrail", "cc0", "cc-by-4.0", "creativeml-openrail")
 _LONGEST_HEADER = 100_000_000
@@ -201,7 +201,9 @@ def check_licence_of_file(file: Path, *, accepted: bool) -> None:
         SettingsError: it is not accepted.
     """
     licence = licence_of(file.parent)
-    if licence is None and _RESTRICTED.search(file.stem.lower()):
+    is_free = licence is None or _is_free(licence)
+    # Also where a README says that other weights of its folder are free.
+    if is_free and _RESTRICTED.search(file.stem.lower()):
         licence = "non-commercial, by its name"
     if licence is not None and not _is_free(licence) and not accepted:
         raise SettingsError(

@@ -28,7 +28,7 @@ from comic_upscale.engines.diffusion.memory import GB, MemoryPlan, plan_memory
 from comic_upscale.engines.diffusion.noise import take_over_noise
 from comic_upscale.engines.diffusion.parts import check_all_whole, check_whole, load_text_models
 from comic_upscale.engines.torch.device import choose_device
-from comic_upscale.engines.torch.device_errors import is_too_much, translate_lost_device
+from comic_upscale.engines.torch.device_errors import is_too_much, refuse_full_memory, translate_lost_device
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 
 _PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -128,6 +128,7 @@ def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, 
     except WeightsError:
         raise
     except Exception as error:
+        refuse_full_memory(error, folder.path)
         # Whatever is wrong with the files of others.
         raise WeightsError(
             f"diffusers cannot load {folder.path} to turn an image into an image: {first_line(error)}"
@@ -186,6 +187,7 @@ def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) ->
             local_files_only=True, **more,
         )  # fmt: skip
     except Exception as error:
+        refuse_full_memory(error, path)
         raise WeightsError(f"{path} is no transformer of {folder.path.name}: {first_line(error)}") from error
 
 
@@ -200,6 +202,7 @@ def _load_controlnet(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> 
             str(path), torch_dtype=dtype, local_files_only=True, use_safetensors=True
         )
     except Exception as error:
+        refuse_full_memory(error, path)
         raise WeightsError(f"{path} is no ControlNet of FLUX.1: {first_line(error)}") from error
     check_whole(network, path)
     return network

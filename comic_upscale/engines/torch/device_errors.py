@@ -90,6 +90,22 @@ def translate_lost_device(device: object) -> Iterator[None]:
         ) from error
 
 
+def refuse_full_memory(error: BaseException, path: object) -> None:
+    """Tell an error that means full memory apart from one that a damaged file causes.
+
+    Args:
+        error: that was raised while the file was loaded.
+        path: of the file or its folder.
+
+    Raises:
+        DeviceError: the memory ran out.
+    """
+    if is_too_much(error):
+        raise DeviceError(
+            f"the memory ran out while {path} was loaded: close other programs, or use a smaller file of these weights"
+        ) from error
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error of torch; its further lines are advice to programmers."""
     return (str(error).splitlines() or [type(error).__name__])[0]

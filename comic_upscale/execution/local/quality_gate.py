@@ -60,8 +60,11 @@ class QualityGate:
             verdict: on the page.
             is_kept: whether the answers of a service that is billed by call are kept, so that nothing is asked again.
         """
-        if not self._repeats or not verdict.is_suspect or (self._is_billed and not is_kept):
+        if not self._repeats or not verdict.is_suspect:
             return False
+        if self._is_billed:
+            # Without filters, at the cost of no call: whether that helped other pages says nothing.
+            return is_kept
         return self._repaired > 0 or self._repeated < HOPELESS_AFTER
 
     def note_again(self, verdict: Verdict) -> None:

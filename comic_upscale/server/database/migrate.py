@@ -105,7 +105,7 @@ def _check_encoding(connection: Connection) -> None:
     if encoding != "UTF8":
         raise DatabaseError(
             f"the database {name} has the encoding {encoding}, which cannot hold all names of pages: create it with "
-            "`createdb --encoding UTF8 --template template0 NAME`"
+            "`createdb --encoding UTF8 --locale C --template template0 NAME`"
         )
 
 

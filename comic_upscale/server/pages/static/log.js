@@ -21,5 +21,9 @@
   // After a break, the browser asks for the lines after the last one that it got.
   const source = new EventSource(log.dataset.events);
   source.addEventListener("line", (event) => show(JSON.parse(event.data)));
+  // It gives up for good after an answer that is no stream, such as that of a proxy while the server starts again.
+  source.addEventListener("error", () => {
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000);
+  });
   addEventListener("pagehide", () => source.close());
 })();
