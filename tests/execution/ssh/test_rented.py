@@ -235,7 +235,7 @@ def test_machines_are_kept_listed_and_ended_by_name(cloud: Cloud, box: Box) -> N
     # A budget counts what exists: two hours at $0.34 are taken.
     code, _, err = rent("up", "runpod", "--remote-dir", box.base, "--budget", 0.7)
     assert (code, cloud.launched) == (2, 1)
-    assert "other machines cost up to" in err
+    assert "those that exist cost up to" in err
     (entry,) = json.loads(rent("list", "--json")[1])["machines"]
     assert (entry["name"], entry["provider"], entry["overdue"]) == (name, "runpod", False)
     assert rent("down", "my-own-server")[0] == 2
