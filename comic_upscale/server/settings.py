@@ -289,11 +289,11 @@ class ServerSettings:
         Opt("Refuse uploads while less than this share of the disk is free.", metavar="PERCENT", panel=LIMITS),
     ] = 5.0  # fmt: skip
     retention_days: Annotated[
-        float, Gt(0),
+        float, Gt(0), Le(36_500),
         Opt("Days after which originals and results are deleted.", metavar="DAYS", panel=LIMITS),
     ] = 30.0  # fmt: skip
     anonymous_hours: Annotated[
-        float, Gt(0),
+        float, Gt(0), Le(876_000),
         Opt("Hours after which uploads without an account are deleted.", metavar="HOURS", panel=LIMITS),
     ] = 1.0  # fmt: skip
     price: Annotated[

@@ -155,7 +155,7 @@ async def back_up(request: Request, services: Server, admin: Admin) -> Response:
     if not services.database.is_sqlite:
         raise SettingsError("this server uses PostgreSQL: run comic-upscale server backup")
     folder = _backup_folder(services.settings)
-    name = f"server-{datetime.now(UTC):%Y%m%d-%H%M%S}.sqlite3"
+    name = f"server-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.sqlite3"
 
     def make() -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
