@@ -74,7 +74,19 @@
     }
   }
 
-  const source = new EventSource(first.dataset.events);
-  source.addEventListener("job", (event) => show(JSON.parse(event.data)));
+  let source;
+  function follow() {
+    source = new EventSource(first.dataset.events);
+    source.addEventListener("job", (event) => show(JSON.parse(event.data)));
+    // The browser gives up after an answer that is no stream: the server starts again behind a proxy, or the job was
+    // deleted meanwhile.
+    source.addEventListener("error", async () => {
+      if (source.readyState !== EventSource.CLOSED) return;
+      const answer = await fetch(location.href).catch(() => null);
+      if (answer?.status === 404) location.reload();
+      else setTimeout(follow, 5000);
+    });
+  }
+  follow();
   addEventListener("pagehide", () => source.close());
 })();

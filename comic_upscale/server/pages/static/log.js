@@ -18,12 +18,19 @@
     document.getElementById("none").hidden = true;
   }
 
-  // After a break, the browser asks for the lines after the last one that it got.
-  const source = new EventSource(log.dataset.events);
-  source.addEventListener("line", (event) => show(JSON.parse(event.data)));
-  // It gives up for good after an answer that is no stream, such as that of a proxy while the server starts again.
-  source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000);
-  });
+  // After a break, the browser asks for the lines after the last one that it got. It gives up for good after an answer
+  // that is no stream, such as that of a proxy while the server starts again.
+  let source, address = log.dataset.events;
+  function follow() {
+    source = new EventSource(address);
+    source.addEventListener("line", (event) => {
+      address = address.replace(/after=\d+/, `after=${event.lastEventId}`);
+      show(JSON.parse(event.data));
+    });
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) setTimeout(follow, 5000);
+    });
+  }
+  follow();
   addEventListener("pagehide", () => source.close());
 })();
