@@ -7,6 +7,7 @@ An event is the whole state of a job. So a viewer that was away needs no history
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ from comic_upscale.server.jobs import ENDED, job_json, jobs_json
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+LOOKS_FOR_DELETED = 10
+"""In each of so many looks, the hub also looks for followed jobs that were deleted: a row that is gone is no change."""
 OVERLAP_MS = 5_000
 """How far each look goes back. A change becomes visible with its commit, which is later than its time."""
 MOST_AT_ONCE = 50_000
@@ -113,13 +116,27 @@ class Hub:
         """Look for changes while there are viewers."""
         since: int | None = None
         told: dict[str, int] = {}
-        while self._viewers and not self._is_closed:
+        for look in itertools.count(1):
+            if not self._viewers or self._is_closed:
+                return
             with suppress(DatabaseError):
+                if look % LOOKS_FOR_DELETED == 0:
+                    await self._wake_for_deleted()
                 since, changes = await self._database.read_async(partial(_changes, since))
                 new = [change for change in changes if told.get(change.job_id) != change.revision]
                 told = {change.job_id: change.revision for change in changes}
                 await self._tell(new)
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _wake_for_deleted(self) -> None:
+        """Let the viewers of deleted jobs see for themselves that there is nothing left to follow."""
+        followed = {viewer.job_id for viewer in self._viewers if viewer.job_id is not None}
+        if not followed:
+            return
+        left = await self._database.read_async(partial(_existing, list(followed)))
+        for viewer in self._viewers:
+            if viewer.job_id in followed - left:
+                viewer.changed.set()
 
     async def _tell(self, changes: Sequence[_Change]) -> None:
         """Tell the viewers of changes, and read only the jobs that somebody follows."""
@@ -191,6 +208,13 @@ def _states(job_ids: Sequence[str], connection: Connection) -> list[tuple[str, M
         rows = [dict(row) for row in connection.execute(wanted).mappings()]
         shown = jobs_json(connection, rows)
         found += [(row["owner_id"], job) for row, job in zip(rows, shown, strict=True)]
+    return found
+
+
+def _existing(job_ids: Sequence[str], connection: Connection) -> set[str]:
+    found: set[str] = set()
+    for some in _batched(job_ids):
+        found.update(connection.scalars(sa.select(jobs.c.id).where(jobs.c.id.in_(some))))
     return found
 
 

@@ -30,7 +30,7 @@ from comic_upscale.engines.diffusion import memory
 from comic_upscale.engines.diffusion.engine import DiffusionEngine
 from comic_upscale.engines.diffusion.folder import PipelineFolder, identity_of_folder
 from comic_upscale.engines.diffusion.lettering import keep_map
-from comic_upscale.engines.diffusion.loading import load_pipeline, plan_for
+from comic_upscale.engines.diffusion.loading import plan_for
 from comic_upscale.engines.diffusion.memory import GB, plan_memory
 from comic_upscale.engines.diffusion.noise import NoiseField
 from comic_upscale.engines.feathering import Window, plan_windows
@@ -314,22 +314,6 @@ def test_the_map_has_lettering_and_leaves_shading_and_large_shapes() -> None:
     assert found.shape == (240, 320) and found.min() >= 0 and found.max() <= 1
     assert found[26:56, 24:110].mean() > 0.9
     assert found[140:200, 210:270].max() == 0 and found[150:230, 10:140].max() == 0
-
-
-def test_the_memory_that_is_planned_is_the_memory_that_is_taken(
-    flux: tuple[Path, Path], make: MakeFlux
-) -> None:
-    options = registry.spec_of(make()).options
-    plan, device = plan_for(options, EngineResources(device="cpu"))
-    pipeline = load_pipeline(options, plan, device, "fp32")
-    taken = sum(
-        tensor.numel() * tensor.element_size()
-        for part in (pipeline.transformer, pipeline.vae)
-        for tensor in part.state_dict().values()
-    )
-    # The files have a header each, which is much only beside a tiny network.
-    assert 0 <= plan.weights - taken < 40_000
-    assert "GB of weights, all on cpu" in plan.describe("cpu")
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,23 @@ def test_a_file_that_is_not_the_transformer_is_refused(
 # Memory
 
 
-@pytest.mark.parametrize("kind", ["bf16 files", "fp16 variants", "gguf"])
+def test_memory_that_runs_out_while_a_file_is_loaded_is_not_called_a_fault_of_the_file(
+    make_flux_job: MakeFlux, flux: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(diffusers.AutoPipelineForImage2Image, "from_pretrained", run_out)
+    monkeypatch.setattr(diffusers.FluxTransformer2DModel, "from_single_file", run_out)
+    single = make_gguf(flux[0], tmp_path / "Q8.gguf")
+    for settings in (make_flux_job(), make_flux_job(transformer=single)):
+        with pytest.raises(
+            DeviceError, match=r"the memory ran out while .* was loaded: close other programs"
+        ):
+            registry.open_engines(settings, registry.prepare_engine(settings))
+
+
+@pytest.mark.parametrize("kind", ["fp32 files", "bf16 files", "fp16 variants", "gguf"])
 def test_the_plan_counts_what_is_loaded_and_not_what_is_on_the_disk(
     make_flux_job: MakeFlux, flux: tuple[Path, Path], tmp_path: Path, kind: str
 ) -> None:
@@ -234,6 +250,7 @@ def test_the_plan_counts_what_is_loaded_and_not_what_is_on_the_disk(
         for part in (pipeline.transformer, pipeline.vae)
         for tensor in part.state_dict().values()
     )
+    assert "GB of weights, all on cpu" in plan.describe("cpu")
     # A GGUF file has a header, which is much only beside a tiny network.
     assert 0 <= plan.weights - taken <= (20_000 if kind == "gguf" else 0)
 

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from comic_upscale.server import queue
+from comic_upscale.server import events, queue
 from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.events import Hub
 from tests.server.test_queue import RESULT, add, job, taken
 
@@ -75,6 +77,29 @@ def test_a_job_that_ended_before_is_told_once(database: Database) -> None:
 
     assert asyncio.run(watch(None)) == ["canceled"]
     assert asyncio.run(watch(revision)) == []
+
+
+def test_the_stream_of_a_deleted_job_ends_and_others_go_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "LOOKS_FOR_DELETED", 1)
+    job_id, other = add(database), add(database)
+
+    async def watch() -> None:
+        hub = Hub(database)
+        stream, stays = hub.follow(job_id, None), hub.follow(other, None)
+        await next_of(stream)
+        await next_of(stays)
+        waiting = asyncio.ensure_future(next_of(stays))
+        await database.write_async(lambda c: c.execute(sa.delete(jobs).where(jobs.c.id == job_id)))
+        with pytest.raises(StopAsyncIteration):
+            await next_of(stream)
+        await database.write_async(lambda c: queue.request_cancel(c, other))
+        assert (await waiting)["status"] == "canceled"
+        await stays.aclose()
+        hub.close()
+
+    asyncio.run(watch())
 
 
 def test_a_list_tells_of_the_users_jobs_alone(database: Database) -> None:

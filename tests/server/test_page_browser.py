@@ -524,6 +524,23 @@ def test_a_first_password_is_changed_and_a_job_canceled(admin: Browser, volume: 
     admin.complaints()
 
 
+def test_the_page_of_a_job_says_when_it_was_deleted_elsewhere(admin: Browser, volume: Path) -> None:
+    admin.open("/admin")
+    admin.find('button[value="pause"]').click()
+    admin.wait_for_text("The queue is paused")
+    with admin.server.client() as client:
+        job_id = admin.server.upload(client, volume)
+        admin.open(f"/jobs/{job_id}")
+        admin.wait_for_text("in the queue", "#state")
+        assert client.delete(f"/api/v1/jobs/{job_id}").status_code == 204
+    wait_for(lambda: "in the queue" not in admin.text() and "There is no such job" in admin.text())
+    admin.open("/admin")
+    admin.find('button[value="resume"]').click()
+    wait_for(lambda: "The queue is paused" not in admin.text())
+    # The page of a deleted job counts as an error on the console.
+    admin.complaints()
+
+
 def test_a_model_is_withdrawn_after_a_question_and_offered_again(admin: Browser) -> None:
     withdraw = 'button[formaction="/admin/models/comic-best-x2/demote"]'
     offer = 'button[formaction="/admin/models/comic-best-x2/promote"]'

@@ -182,9 +182,9 @@ def _check_memory(folder: PipelineFolder, options: FluxOptions) -> int:
     available = psutil.virtual_memory().available
     if needed > available:
         raise DeviceError(
-            f"the text encoders need {needed / GB:.1f} GB of this machine's memory once, and {available / GB:.1f} are "
-            "free: use a text encoder in fp8 (--engine-option text_encoder=FILE), or a prompt that was encoded on "
-            "another machine (--engine-option embeddings=FILE)"
+            f"encoding the prompt takes {needed / GB:.1f} GB of memory, and {available / GB:.1f} GB are free: use an "
+            "fp8 text encoder (--engine-option text_encoder=FILE), or encode the prompt on a larger machine, and give "
+            "the file with --engine-option embeddings=FILE"
         )
     return needed
 

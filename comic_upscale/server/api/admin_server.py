@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterable
 from typing import Annotated, Any
@@ -136,7 +135,7 @@ async def follow_server_log(
     async for line in services.recent_log.follow(
         event_number(last_event_id) or after, lambda: services.hub.is_closed or time.monotonic() > until
     ):
-        yield ServerSentEvent(event="line", id=str(line.id), raw_data=json.dumps(_line_json(line)))
+        yield ServerSentEvent(event="line", id=str(line.id), data=_line_json(line))
 
 
 def _line_json(line: LogLine) -> dict[str, Any]:
