@@ -84,8 +84,12 @@ def create_user(
     Raises:
         SettingsError: the name or the address is taken or not allowed.
     """
-    if name == ANONYMOUS and role != "anonymous":
+    if name.casefold() == ANONYMOUS and role != "anonymous":
         raise SettingsError(f"the name {name} is reserved for uploads without an account: choose another one")
+    for taken in connection.scalars(sa.select(users.c.name)):
+        # Names that differ in capitals alone would be taken for each other.
+        if taken.casefold() == name.casefold():
+            raise SettingsError(f"there is already a user named {taken}: choose another name")
     user_id = new_id()
     try:
         with connection.begin_nested():

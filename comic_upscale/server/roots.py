@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.paths import MARKER_FOLDER
 
 OUTPUT = "upscaled"
 """The folder beside its pages into which a library is upscaled in place."""
@@ -34,12 +35,14 @@ def find_below(roots: Sequence[Path], text: str, *, must_exist: bool = True) -> 
         ordered = sorted(roots, key=lambda root: not path.is_relative_to(root))
         is_allowed = any(path.is_relative_to(root.resolve(strict=True)) for root in ordered if root.exists())
     except OSError as error:
-        raise SettingsError(f"{text[:200]} cannot be used: {error.strerror or error}") from None
+        raise SettingsError(f"the path {text[:200]} cannot be used: {error.strerror or error}") from None
     except RuntimeError:
-        raise SettingsError(f"{text[:200]} is a link that leads to itself") from None
+        raise SettingsError(f"the path {text[:200]} is a link that leads to itself") from None
     if not is_allowed:
         # The same answer whether it exists or not: this is no way to look around.
-        raise SettingsError(f"{text[:200]} is not below a folder that the server was started with (--root)")
+        raise SettingsError(
+            f"the path {text[:200]} is not below a folder that the server was started with (--root)"
+        )
     return path
 
 
@@ -91,6 +94,25 @@ def _is_there(link: os.DirEntry[str]) -> bool:
         return Path(link.path).exists()
     except PermissionError:
         return False
+
+
+def check_output(folder: Path) -> None:
+    """Refuse an output folder that cannot be made, or cannot hold a ledger and pages. Nothing is written.
+
+    Raises:
+        SettingsError: a name or the path is too long, a file is in its place or above it, or it may not be read.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise SettingsError(f"the path {str(folder)[:200]} is a file: choose a folder for the results")
+        # Paths have a limit of length, too. The ledger and pages of volumes need some of it.
+        os.lstat(folder / MARKER_FOLDER / ("x" * 100) / ("x" * 100))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SettingsError(
+            f"the path {str(folder)[:200]} cannot be used: {error.strerror or error}"
+        ) from None
 
 
 def output_in_place(source: Path) -> Path:

@@ -430,10 +430,22 @@ class ServerSettings:
                     f"--root must be a folder or an address such as s3://bucket/prefix, not {root[:200]}"
                 ) from None
         self._check_mail()
+        if self.accepted_types:
+            self._check_types()
         for name, secrets in (("SECRET_KEY", self.secret_keys), ("API_KEY", [self.api_key])):
             require(
                 all(secret is None or len(secret) >= LEAST_SECRET for secret in secrets),
                 f"{name} must have at least {LEAST_SECRET} characters",
+            )
+
+    def _check_types(self) -> None:
+        from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS
+
+        known = IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
+        if unknown := [each for each in self.accepted_extensions if each not in known]:
+            raise SettingsError(
+                f"accepted_types: {unknown[0][:64]!r} is no type that can be read: choose from "
+                f"{', '.join(sorted(known))}"
             )
 
     def _check_mail(self) -> None:
@@ -459,6 +471,11 @@ class ServerSettings:
             or self.smtp_host in ("localhost", "127.0.0.1", "::1"),
             "SMTP_TLS=none would send the password of SMTP_USER in the clear: choose starttls or tls",
         )
+
+    @property
+    def accepted_extensions(self) -> tuple[str, ...]:
+        """The extensions of ``accepted_types``, lower case, without the dot; empty for all that can be read."""
+        return tuple(each.strip().lower().removeprefix(".") for each in self.accepted_types)
 
     @property
     def secret_keys(self) -> list[str]:

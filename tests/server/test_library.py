@@ -155,6 +155,30 @@ def test_the_limits_of_users_count_in_the_library(services: Services, boss: http
         assert boss.post("/library", data={**form, "csrf_token": token}).status_code == 303
 
 
+@pytest.mark.parametrize("way", ["/library", "/library/watched"])
+@pytest.mark.parametrize(
+    "output", ["x" * 300, "/".join(["x" * 208] * 19), "cover.png/inside", "cover.png", "..", "../else"]
+)
+def test_an_output_that_cannot_be_is_refused_and_what_was_typed_is_kept(
+    services: Services, boss: httpx.Client, root: Path, way: str, output: str
+) -> None:
+    """Not when the worker begins, an hour later."""
+    folder = root / "Series"
+    (root / "cover.png").write_bytes(b"x")
+    form = {
+        "csrf_token": csrf_of(boss.get("/account")), "path": str(folder), "factor": "2.5", "preset": "art",
+        "output": output,
+    }  # fmt: skip
+    refused = boss.post(way, data=form)
+    assert refused.status_code == 400 and 'role="alert"' in refused.text, refused.text
+    assert "Book 10" in refused.text and f'value="{output}"' in refused.text
+    assert 'value="2.5" checked' in refused.text and "<option selected>art" in refused.text
+    check_html(refused.text)
+    # A form of one entry shows the folder that the entry is in.
+    entry = form | {"path": str(folder / "cover.png"), "folder": str(folder)}
+    assert "Book 10" in boss.post("/library", data=entry).text
+
+
 def test_a_server_without_roots_has_none(open_server: OpenServices) -> None:
     services = open_server()
     add_person(services, "boss", "admin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sqlite3
 from collections.abc import Iterator
 
@@ -156,6 +157,8 @@ def test_a_user_with_a_daily_limit_of_pages(services: Services, boss: httpx.Clie
         ({"username": "new", "pages_per_day": "many"}, "pages a day"),
         ({"username": "new", "pages_per_day": "-1"}, "pages a day"),
         ({"username": "anonymous"}, "reserved"),
+        ({"username": "Anonymous"}, "reserved"),
+        ({"username": "BOSS"}, "already a user named boss"),
     ],
 )
 def test_a_wrong_form_keeps_what_was_typed(
@@ -198,7 +201,8 @@ def test_a_user_is_changed_blocked_and_let_in_again(services: Services, boss: ht
         assert row is not None and {name: row[name] for name in most} == most
         wrong = post(boss, "/admin/users/ann", role="user", jobs_at_once="0")
         assert wrong.status_code == 400 and "from 1 to 1,000" in wrong.text
-        post(boss, "/admin/users/ann", role="user")
+        none = {"pages_per_day": "", "megabytes_per_day": "", "jobs_at_once": ""}
+        assert post(boss, "/admin/users/ann", role="user", **none).status_code == 303
         row = services.database.read(lambda c: accounts.find_user(c, "ann"))
         assert row is not None and row["pages_per_day"] is row["bytes_per_day"] is row["jobs_at_once"] is None
         post(boss, "/admin/users/ann/block", disabled="true")
@@ -246,9 +250,11 @@ def test_the_system_page_shows_no_secret_and_backs_up(open_server: OpenServices)
         text = sign_in(boss, "boss").get("/admin/system").text
         assert "set, not shown" in text and "signatures" not in text and "a key of" not in text
         made = post(boss, "/admin/backup")
-        assert made.status_code == 200 and "The database is saved as server-" in made.text
-        # Within the same second, as by a second click.
-        assert post(boss, "/admin/backup").status_code == 200
+        assert made.status_code == 303
+        text = boss.get(made.headers["location"]).text
+        assert "The database is saved" in text and "server-2" in text
+        # Within the same second.
+        assert post(boss, "/admin/backup").status_code == 303
     copy, _ = (services.settings.data / "backups").iterdir()
     with sqlite3.connect(copy) as connection:
         assert connection.execute("select count(*) from users where name = 'boss'").fetchone() == (1,)
@@ -289,8 +295,12 @@ def test_a_preset_is_made_chosen_and_deleted(services: Services, boss: httpx.Cli
     assert 'value="mine"' in boss.get("/").text
     job = upload(boss, preset="mine")
     assert "webp" in boss.get(f"/jobs/{job}").text
-    wrong = post(boss, "/admin/presets", name="other", format="bmp2")
+    wrong = post(
+        boss, "/admin/presets", name="other", format="bmp2", model="realesr-animevideov3", quality="80"
+    )
     assert wrong.status_code == 400 and "Format must be" in wrong.text
+    for typed in ('value="other"', 'value="bmp2"', 'value="80"', "<option selected>realesr-animevideov3"):
+        assert typed in wrong.text
     post(boss, "/admin/presets/mine/delete")
     assert 'value="mine"' not in boss.get("/").text
 
@@ -309,6 +319,56 @@ def test_settings_change_at_once_and_return(services: Services, boss: httpx.Clie
     post(boss, "/admin/settings", retention_days="", accepted_types="")
     assert "after 30 days" in boss.get("/").text
     assert actions(services).count("settings.change") == 2
+
+
+def shown_before(answer: httpx.Response) -> dict[str, str]:
+    """What the page of a form showed, as the browser sends it back."""
+    found = re.findall(r'name="(before\.\w+)" value="([^"]*)"', answer.text)
+    return {**dict(found), **{name.removeprefix("before."): value for name, value in found}}
+
+
+def test_two_people_change_settings_at_a_time(services: Services, boss: httpx.Client) -> None:
+    """The form of each sends all fields. Neither takes back what the other has changed."""
+    first, second = (shown_before(boss.get("/admin/settings")) for _ in range(2))
+    assert post(boss, "/admin/settings", **first | {"retention_days": "3"}).status_code == 303
+    assert post(boss, "/admin/settings", **second | {"max_files": "7"}).status_code == 303
+    settings = services.settings
+    assert (settings.retention_days, settings.max_files) == (3, 7)
+    # The same field: the second one is told, and saves again.
+    told = post(boss, "/admin/settings", **second | {"retention_days": "5"})
+    assert told.status_code == 409 and "retention days to 3 meanwhile" in told.text
+    assert services.settings.retention_days == 3
+    again = shown_before(told)
+    assert again["before.retention_days"] == "3" and 'value="5"' in told.text
+    again |= {"retention_days": "5", "max_files": "8"}
+    assert post(boss, "/admin/settings", **again).status_code == 303
+    assert (services.settings.retention_days, services.settings.max_files) == (5, 8)
+
+
+def test_two_people_change_a_user_at_a_time(services: Services, boss: httpx.Client) -> None:
+    add_person(services, "ann")
+    first, second = (shown_before(boss.get("/admin/users/ann")) for _ in range(2))
+    assert post(boss, "/admin/users/ann", **first | {"pages_per_day": "3"}).status_code == 303
+    assert post(boss, "/admin/users/ann", **second | {"jobs_at_once": "7"}).status_code == 303
+    row = services.database.read(lambda c: accounts.find_user(c, "ann"))
+    assert row is not None and (row["pages_per_day"], row["jobs_at_once"]) == (3, 7)
+    told = post(boss, "/admin/users/ann", **second | {"pages_per_day": "", "megabytes_per_day": "9"})
+    # An empty field is the value that both had before, so it is not a change.
+    assert told.status_code == 303
+    told = post(boss, "/admin/users/ann", **second | {"pages_per_day": "4", "megabytes_per_day": "12"})
+    assert told.status_code == 409 and "to 3 meanwhile" in told.text
+    assert 'value="4"' in told.text and 'value="12"' in told.text
+
+
+@pytest.mark.parametrize("types", ["nonsense", "png, exe", ".jpg, .", "*"])
+def test_types_that_cannot_be_read_are_not_accepted(
+    services: Services, boss: httpx.Client, types: str
+) -> None:
+    wrong = post(boss, "/admin/settings", accepted_types=types)
+    assert wrong.status_code == 400 and "no type that can be read" in wrong.text
+    assert services.settings.accepted_types == ()
+    assert post(boss, "/admin/settings", accepted_types=".PNG, cbz").status_code == 303
+    assert upload(boss, "1.png")
 
 
 def test_the_log_of_a_job_is_for_administrators(services: Services, boss: httpx.Client) -> None:

@@ -541,6 +541,38 @@ def test_the_page_of_a_job_says_when_it_was_deleted_elsewhere(admin: Browser, vo
     admin.complaints()
 
 
+def test_a_second_click_sends_a_form_once(admin: Browser) -> None:
+    admin.open("/admin/users")
+    admin.find("#username").send_keys("twice")
+    admin.run(
+        "const button = document.querySelector('form[action$=\"/admin/users\"] button');"
+        "button.click(); button.click();"
+    )
+    admin.wait_for_text("The user is created.")
+    # A page that comes back from the memory of the browser can be sent again.
+    admin.driver.back()
+    admin.fill(username="thrice")
+    admin.wait_for_text("The user is created.")
+    assert admin.path.startswith("/admin/users/thrice")
+
+
+def test_a_refused_form_leads_back_to_what_was_typed(admin: Browser) -> None:
+    admin.open("/admin/models")
+    admin.run("document.querySelector('#bad')?.remove()")
+    admin.find("details.more summary").click()
+    admin.find("#preset-name").send_keys("mine")
+    # As a page that is older than the session.
+    admin.run(
+        "document.querySelectorAll('input[name=csrf_token]').forEach((each) => { each.value = 'old'; })"
+    )
+    admin.find("#preset-name").submit()
+    admin.wait_for_text("This form is too old")
+    admin.find("[data-back]").click()
+    admin.wait_for_text("Presets")
+    assert admin.run("return document.querySelector('#preset-name').value") == "mine"
+    assert any("403" in line for line in admin.complaints())
+
+
 def test_a_model_is_withdrawn_after_a_question_and_offered_again(admin: Browser) -> None:
     withdraw = 'button[formaction="/admin/models/comic-best-x2/demote"]'
     offer = 'button[formaction="/admin/models/comic-best-x2/promote"]'

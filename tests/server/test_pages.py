@@ -164,6 +164,9 @@ def test_keys_are_made_shown_once_and_revoked(services: Services, ann: httpx.Cli
     form: dict[str, Any] = {"csrf_token": token, "name": "laptop", "scopes": ["jobs:read"]}
     beyond = ann.post("/account/keys", data=form | {"scopes": ["jobs:read", "admin"]})
     assert beyond.status_code == 403 and "You cannot give the permission admin" in beyond.text
+    for wrong, words in (([], "tick what it may do"), (["jobs:read", "all"], "no right &#39;all&#39;")):
+        refused = ann.post("/account/keys", data=form | {"scopes": wrong})
+        assert refused.status_code == 400 and words in refused.text and 'value="laptop"' in refused.text
     made = ann.post("/account/keys", data=form)
     key = re.search(r"cu_([0-9a-f]{12})_[A-Za-z0-9_-]{20,}", made.text)
     assert key is not None, made.text

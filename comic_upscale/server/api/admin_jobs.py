@@ -19,7 +19,7 @@ from comic_upscale.server.buckets import find_in_bucket
 from comic_upscale.server.buckets import output_in_place as bucket_output
 from comic_upscale.server.params import FieldError, read_params
 from comic_upscale.server.queue import Lane
-from comic_upscale.server.roots import find_below, output_in_place
+from comic_upscale.server.roots import check_output, find_below, output_in_place
 from comic_upscale.server.services import Services
 from comic_upscale.settings.places import is_address
 
@@ -86,6 +86,10 @@ async def find_places(services: Services, asked: FolderJob) -> tuple[Path, Path]
         if asked.output is None
         else await _find(services, "output", asked.output, must_exist=False)
     )
+    try:
+        await asyncio.to_thread(check_output, output)
+    except SettingsError as error:
+        raise FieldError("output", str(error)) from None
     if output == source or source.is_relative_to(output):
         raise FieldError("output", "the output folder must not contain the input: choose another one")
     roots = services.settings.root_folders

@@ -60,7 +60,7 @@ class NewKey(BaseModel):
     """A key to create."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    scopes: list[accounts.Scope] = Field(default=["jobs:read", "jobs:write"])
+    scopes: Annotated[list[accounts.Scope], Field(min_length=1)] = ["jobs:read", "jobs:write"]
 
 
 @router.post("/login", summary="Log in", responses=documented(400, 401, 403, 429, 503))

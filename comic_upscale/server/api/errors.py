@@ -100,8 +100,10 @@ def error_response(
     return JSONResponse({"error": content}, status, dict(headers or {}))
 
 
-def as_api_error(error: ComicUpscaleError) -> ApiError:
+def as_api_error(error: ApiError | ComicUpscaleError) -> ApiError:
     """Return the response for an error of this package. Errors that the request did not cause are logged."""
+    if isinstance(error, ApiError):
+        return error
     text = as_sentence(str(error))
     if isinstance(error, FieldError):
         return ApiError(400, "invalid", text, field=error.field)

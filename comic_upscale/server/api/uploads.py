@@ -219,8 +219,7 @@ def is_interactive(received: Received) -> bool:
 def is_accepted(services: Services, name: str) -> bool:
     """Return whether a file with this name may be uploaded."""
     extension = extension_of(name)
-    types = services.settings.accepted_types
-    wanted = {each.strip().lower().removeprefix(".") for each in types}
+    wanted = services.settings.accepted_extensions
     return extension in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS and (not wanted or extension in wanted)
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from fastapi import Form, Request, Response
 from markupsafe import Markup
 from sqlalchemy.engine import Connection
 
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.server import accounts, keys, sessions, setup, totp
-from comic_upscale.server.accounts import SCOPES
+from comic_upscale.server.accounts import SCOPES, Scope
 from comic_upscale.server.api import auth, cookies
 from comic_upscale.server.api import totp as totp_api
 from comic_upscale.server.api.access import Server
@@ -56,8 +57,8 @@ async def sign_in(
     try:
         login = Login.model_construct(username=username, password=password, code=code.strip() or None)
         answer = await auth.log_in(request, services, login)
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
         return render(
             request, "sign_in.html", status=shown.status, headers=shown.headers, next=safe_target(next),
             name=username, error=shown.message, asks_code=shown.field == "code",
@@ -97,8 +98,8 @@ async def change_password(
             raise ApiError(400, "invalid", "The two new passwords differ.")
         change = NewPassword.model_construct(current_password=current_password, new_password=new_password)
         answer = await auth.replace_password(request, services, viewer.account, change)
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
         return render(
             request, "password.html", status=shown.status, headers=shown.headers,
             is_forced=viewer.must_change_password, error=shown.message,
@@ -128,8 +129,8 @@ async def set_up(
         answer = await auth.log_in(
             request, services, Login.model_construct(username=username, password=password)
         )
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
         return render(
             request, "setup.html", status=shown.status, headers=shown.headers, name=username,
             error=shown.message,
@@ -152,17 +153,23 @@ async def end_session(request: Request, services: Server, person: Person, sessio
 
 @router.post("/account/keys")
 async def create_key(
-    request: Request, services: Server, person: Person, name: Text, scopes: Annotated[list[str], Form()]
+    request: Request,
+    services: Server,
+    person: Person,
+    name: Text,
+    scopes: Annotated[list[str] | None, Form()] = None,
 ) -> Response:
     """Create a key, and show it once."""
     try:
-        wanted = [scope for scope in SCOPES if scope in scopes]
         created = await auth.create_key(
-            services, person.account, NewKey.model_construct(name=name, scopes=wanted)
+            services, person.account, NewKey.model_construct(name=name, scopes=_scopes(scopes or []))
         )
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
-        return await _account_page(request, services, person, status=shown.status, error=shown.message)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
+        return await _account_page(
+            request, services, person, status=shown.status, error=shown.message, key_name=name,
+            key_scopes=scopes or [],
+        )  # fmt: skip
     return await _account_page(request, services, person, new_key=created["key"])
 
 
@@ -179,8 +186,8 @@ async def begin_totp(request: Request, services: Server, person: Person, current
     asked = totp_api.Begin.model_construct(current_password=current_password)
     try:
         secret = await totp_api.begin_for(services, person.account, asked)
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
         return await _account_page(request, services, person, status=shown.status, error=shown.message)
     return await _account_page(request, services, person, secret=secret)
 
@@ -206,8 +213,8 @@ async def _accept_code(
 ) -> Response:
     try:
         await totp_api.accept_code(services, person.account, code, action)
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
         return await _account_page(request, services, person, status=shown.status, error=shown.message)
     return go_to(request, "/account", "factor" if action == "totp.begin" else "factor-ended")
 
@@ -221,6 +228,8 @@ async def _account_page(
     error: str | None = None,
     new_key: str | None = None,
     secret: totp_api.Secret | None = None,
+    key_name: str = "",
+    key_scopes: Collection[str] = ("jobs:read", "jobs:write"),
 ) -> Response:
     user_id = person.account.user_id
 
@@ -235,8 +244,23 @@ async def _account_page(
     own = await services.database.read_async(read)
     return render(
         request, "account.html", status=status, error=error, new_key=new_key, secret=secret, qr_code=_qr_code, **own,
-        scopes=[scope for scope in SCOPES if scope in person.account.scopes],
+        scopes=[scope for scope in SCOPES if scope in person.account.scopes], key_name=key_name,
+        key_scopes=key_scopes,
     )  # fmt: skip
+
+
+def _scopes(texts: list[str]) -> list[Scope]:
+    """Return what a new key may do.
+
+    Raises:
+        SettingsError: nothing, or something unknown.
+    """
+    if not texts:
+        raise SettingsError("a key that may do nothing is of no use: tick what it may do")
+    for text in texts:
+        if text not in SCOPES:
+            raise SettingsError(f"there is no right {text[:64]!r}: a key may have {', '.join(SCOPES)}")
+    return [scope for scope in SCOPES if scope in texts]
 
 
 async def _check_setup(services: Services, token: str) -> None:

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import sqlalchemy as sa
 from fastapi import Form, Query, Request, Response
 from sqlalchemy.engine import Connection
 
@@ -17,12 +16,10 @@ from comic_upscale.console.text import money
 from comic_upscale.errors import OutputError, SettingsError, StorageError
 from comic_upscale.server import audit, queue, search
 from comic_upscale.server.api import admin as admin_api
-from comic_upscale.server.api import admin_offered
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.database.backup import copy_database
 from comic_upscale.server.database.migrate import schema_revision
-from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.pages.access import Admin
 from comic_upscale.server.pages.jobs import Cursor, Filter, Text, job_list
 from comic_upscale.server.pages.render import go_to, render, wants_part
@@ -35,8 +32,6 @@ from comic_upscale.version import __version__
 router = page_router(prefix="/admin")
 
 ON_A_PAGE = 100
-_RECENT_JOBS = 10_000
-"""Jobs in which the use of models is counted."""
 
 
 @router.get("")
@@ -92,29 +87,6 @@ async def show_jobs(
     )
 
 
-@router.get("/models")
-async def show_models(request: Request, services: Server, admin: Admin) -> Response:
-    """List the models, with how often recent jobs used them."""
-
-    def read(connection: Connection) -> dict[str, int]:
-        recent = (
-            sa.select(jobs.c.model)
-            .where(jobs.c.status == "completed", jobs.c.model.is_not(None))
-            .order_by(jobs.c.updated_at.desc())
-            .limit(_RECENT_JOBS)
-            .subquery()
-        )
-        counted = sa.select(recent.c.model, sa.func.count()).group_by(recent.c.model)
-        return {str(name): count for name, count in connection.execute(counted)}
-
-    used = await services.database.read_async(read)
-    listed = await admin_offered.list_models(services, admin.account)
-    presets = await admin_offered.list_presets(services, admin.account)
-    return render(
-        request, "models.html", **listed, **presets, used=used, most_bytes=admin_offered.MOST_MODEL_BYTES
-    )
-
-
 @router.post("/models/again")
 async def run_model_again(
     request: Request,
@@ -165,7 +137,7 @@ async def back_up(request: Request, services: Server, admin: Admin) -> Response:
     await services.database.write_async(
         lambda connection: audit.record(connection, admin.account, "server.backup", name)
     )
-    return await _system_page(request, services, made=name)
+    return go_to(request, "/admin/system", "backed-up")
 
 
 @router.post("/storage")
@@ -190,13 +162,11 @@ class Tried:
     """Why the next one did not."""
 
 
-async def _system_page(
-    request: Request, services: Services, *, made: str | None = None, storage: Tried | None = None
-) -> Response:
+async def _system_page(request: Request, services: Services, *, storage: Tried | None = None) -> Response:
     folder = _backup_folder(services.settings)
     backups = await asyncio.to_thread(_list_backups, folder)
     return render(
-        request, "system.html", made=made, storage=storage, backups=backups, folder=str(folder),
+        request, "system.html", storage=storage, backups=backups, folder=str(folder),
         is_sqlite=services.database.is_sqlite,
         facts={
             "comic-upscale": __version__,

@@ -1,19 +1,24 @@
-"""Administration of what uploads may choose from, presets and models, and of the settings that change at run time."""
+"""Administration of what uploads may choose from, models and presets, and of the settings that change at run time."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import sqlalchemy as sa
 from fastapi import Form, Query, Request, Response
+from sqlalchemy.engine import Connection
 
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server.api import admin_offered, admin_server
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.errors import ApiError, as_api_error
 from comic_upscale.server.api.routing import page_router
+from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.job_log import MOST_LINES
 from comic_upscale.server.overrides import CHANGEABLE
 from comic_upscale.server.pages.access import Admin, Viewer
+from comic_upscale.server.pages.forms import check_conflicts, typed_fields
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
@@ -24,6 +29,14 @@ router = page_router(prefix="/admin")
 Text = Annotated[str, Form(max_length=2000)]
 _FIELDS = ("factor", "model", "denoise", "format", "quality", "gray")
 """Options that the form for a preset has."""
+_RECENT_JOBS = 10_000
+"""Jobs in which the use of models is counted."""
+
+
+@router.get("/models")
+async def show_models(request: Request, services: Server, admin: Admin) -> Response:
+    """List the models, with how often recent jobs used them, and the presets."""
+    return await models_page(request, services, admin)
 
 
 @router.post("/models/{name}/delete")
@@ -79,7 +92,14 @@ async def set_preset(
     given = dict(zip(_FIELDS, (factor, model, denoise, format, quality, gray), strict=True))
     options = {field: text.strip() for field, text in given.items() if text.strip()}
     new = admin_offered.NewPreset.model_construct(description=description[:500], options=options)
-    await admin_offered.put_preset(services, admin.account, name.strip(), new)
+    try:
+        await admin_offered.put_preset(services, admin.account, name.strip(), new)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
+        form = {"name": name, "description": description, **given}
+        return await models_page(
+            request, services, admin, status=shown.status, error=shown.message, form=form
+        )
     return go_to(request, "/admin/models", "changed")
 
 
@@ -100,13 +120,15 @@ async def show_settings(request: Request, services: Server, admin: Admin) -> Res
 async def change_settings(request: Request, services: Server, admin: Admin) -> Response:
     """Change settings: the fields that differ from the values in force."""
     form = await request.form(max_fields=100)
-    given = {name: str(form[name]).strip() for name in CHANGEABLE if name in form}
+    now = {name: _as_text(getattr(services.settings, name)) for name in CHANGEABLE}
+    typed = typed_fields(form, now)
     try:
-        await admin_server.change_settings(services, admin.account, _changes(services.settings, given))
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        check_conflicts(form, typed, now)
+        await admin_server.change_settings(services, admin.account, _changes(typed))
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
         return await _settings_page(
-            request, services, admin, status=shown.status, error=shown.message, given=given
+            request, services, admin, status=shown.status, error=shown.message, typed=typed
         )
     return go_to(request, "/admin/settings", "changed")
 
@@ -134,6 +156,46 @@ async def download_log(services: Server, admin: Admin, job_id: str) -> Response:
     return Response(text, media_type="text/plain; charset=utf-8", headers=headers)
 
 
+async def models_page(
+    request: Request,
+    services: Services,
+    admin: Viewer,
+    *,
+    status: int = 200,
+    error: str | None = None,
+    form: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the page of models and presets.
+
+    Args:
+        request: that is answered.
+        services: of the server.
+        admin: who looks at it.
+        status: of the response.
+        error: why a preset was not saved.
+        form: what was typed for it.
+    """
+
+    def read(connection: Connection) -> dict[str, int]:
+        recent = (
+            sa.select(jobs.c.model)
+            .where(jobs.c.status == "completed", jobs.c.model.is_not(None))
+            .order_by(jobs.c.updated_at.desc())
+            .limit(_RECENT_JOBS)
+            .subquery()
+        )
+        counted = sa.select(recent.c.model, sa.func.count()).group_by(recent.c.model)
+        return {str(name): count for name, count in connection.execute(counted)}
+
+    used = await services.database.read_async(read)
+    listed = await admin_offered.list_models(services, admin.account)
+    presets = await admin_offered.list_presets(services, admin.account)
+    return render(
+        request, "models.html", status=status, error=error, form=form or {}, **listed, **presets, used=used,
+        most_bytes=admin_offered.MOST_MODEL_BYTES,
+    )  # fmt: skip
+
+
 async def _settings_page(
     request: Request,
     services: Services,
@@ -141,13 +203,13 @@ async def _settings_page(
     *,
     status: int = 200,
     error: str | None = None,
-    given: dict[str, str] | None = None,
+    typed: Mapping[str, str] | None = None,
 ) -> Response:
     listed = await admin_server.show_settings(services, admin.account)
     shown = [
         {
-            **each, "text": (given or {}).get(each["name"], _as_text(each["value"])),
-            "first": _as_text(each["started_with"]) or "none",
+            **each, "now": _as_text(each["value"]), "first": _as_text(each["started_with"]) or "none",
+            "text": (typed or {}).get(each["name"], _as_text(each["value"])),
         }
         for each in listed["settings"]
     ]  # fmt: skip
@@ -160,16 +222,16 @@ def _as_text(value: Any) -> str:
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _changes(now: ServerSettings, given: dict[str, str]) -> dict[str, Any]:
-    """Return the values that differ from those in force, as JSON; None for an empty field.
+def _changes(typed: Mapping[str, str]) -> dict[str, Any]:
+    """Return what was typed as JSON; None for an empty field.
 
     Raises:
         SettingsError: a text is no such value.
     """
     changes: dict[str, Any] = {}
     for option in definitions(ServerSettings):
-        text = given.get(option.name)
-        if text is None or text == _as_text(getattr(now, option.name)):
+        text = typed.get(option.name)
+        if text is None:
             continue
         if not text:
             changes[option.name] = None

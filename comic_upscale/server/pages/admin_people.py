@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from fastapi import Form, Request, Response
 from sqlalchemy.engine import Connection
 
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server import accounts, audit, keys, sessions
 from comic_upscale.server.api import admin as admin_api
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.pages.access import Admin, Viewer
+from comic_upscale.server.pages.forms import check_conflicts, typed_fields
 from comic_upscale.server.pages.render import go_to, render
 from comic_upscale.server.quotas import quotas_of
 from comic_upscale.server.services import Services
@@ -52,8 +53,8 @@ async def create_user(
         if pages is not None:
             change = admin_api.UserChange(pages_per_day=pages)
             await admin_api.change_user(services, admin.account, created["name"], change)
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
         form = {"username": username, "role": role, "email": email, "pages_per_day": pages_per_day}
         return await _users_page(
             request, services, admin, status=shown.status, error=shown.message, form=form
@@ -73,32 +74,19 @@ async def change_user(
     services: Server,
     admin: Admin,
     username: str,
-    role: Text,
-    jobs_at_once: Text = "",
-    pages_per_day: Text = "",
-    megabytes_per_day: Text = "",
 ) -> Response:
-    """Change the role and the limits of a user."""
+    """Change the role and the limits of a user: the fields that somebody changed."""
+    form = await request.form(max_fields=100)
+    now = _fields(await _find_user(services, username))
+    typed = typed_fields(form, now)
     try:
-        user = await _find_user(services, username)
-        megabytes = _limit(megabytes_per_day, "megabytes a day", most=(1 << 50) // _MB)
-        bytes_per_day = None if megabytes is None else megabytes * _MB
-        if megabytes == _megabytes(user):
-            # The form shows whole megabytes, and the REST interface sets bytes.
-            bytes_per_day = user["bytes_per_day"]
-        wanted = {
-            "role": _role(role),
-            "jobs_at_once": _limit(jobs_at_once, "jobs at once", least=1, most=1000),
-            "pages_per_day": _limit(pages_per_day, "pages a day"),
-            "bytes_per_day": bytes_per_day,
-        }
-        # The same values again would end the sessions of the user.
-        changed = {name: value for name, value in wanted.items() if user[name] != value}
-        change = admin_api.UserChange(**changed)
-        await admin_api.change_user(services, admin.account, username, change)
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
-        return await _user_page(request, services, username, status=shown.status, error=shown.message)
+        check_conflicts(form, typed, now)
+        await admin_api.change_user(services, admin.account, username, _change(typed))
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
+        return await _user_page(
+            request, services, username, status=shown.status, error=shown.message, typed=typed
+        )
     return go_to(request, f"/admin/users/{username}", "changed")
 
 
@@ -120,8 +108,8 @@ async def reset_password(
     try:
         change = admin_api.UserChange.model_construct(_fields_set={"password"}, password=password)
         await admin_api.change_user(services, admin.account, username, change)
-    except (ApiError, SettingsError) as error:
-        shown = error if isinstance(error, ApiError) else as_api_error(error)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
         return await _user_page(request, services, username, status=shown.status, error=shown.message)
     return go_to(request, f"/admin/users/{username}", "changed")
 
@@ -168,7 +156,13 @@ async def _users_page(
 
 
 async def _user_page(
-    request: Request, services: Services, username: str, *, status: int = 200, error: str | None = None
+    request: Request,
+    services: Services,
+    username: str,
+    *,
+    status: int = 200,
+    error: str | None = None,
+    typed: Mapping[str, str] | None = None,
 ) -> Response:
     user = await _find_user(services, username)
 
@@ -180,10 +174,17 @@ async def _user_page(
         }
 
     own = await services.database.read_async(read)
+    now = _fields(user)
     return render(
-        request, "user.html", status=status, error=error, user=user, **own,
-        megabytes=_megabytes(user),
-    )  # fmt: skip
+        request,
+        "user.html",
+        status=status,
+        error=error,
+        user=user,
+        now=now,
+        form={**now, **(typed or {})},
+        **own,
+    )
 
 
 async def _find_user(services: Services, username: str) -> Mapping[str, Any]:
@@ -193,9 +194,37 @@ async def _find_user(services: Services, username: str) -> Mapping[str, Any]:
     return user
 
 
-def _megabytes(user: Mapping[str, Any]) -> int | None:
-    """Return the daily limit of bytes as the form shows it."""
-    return None if user["bytes_per_day"] is None else int(user["bytes_per_day"]) // _MB
+def _fields(user: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the form for a user shows. It shows whole megabytes, while the REST interface sets bytes."""
+    megabytes = None if user["bytes_per_day"] is None else int(user["bytes_per_day"]) // _MB
+    limits = {
+        "jobs_at_once": user["jobs_at_once"],
+        "pages_per_day": user["pages_per_day"],
+        "megabytes_per_day": megabytes,
+    }
+    return {
+        "role": user["role"],
+        **{name: "" if value is None else str(value) for name, value in limits.items()},
+    }
+
+
+def _change(typed: Mapping[str, str]) -> admin_api.UserChange:
+    """Return the change that a form asks for. Another value, also the same one, would end the sessions of the user.
+
+    Raises:
+        ApiError: 400, a value is not allowed.
+    """
+    changed: dict[str, Any] = {}
+    if "role" in typed:
+        changed["role"] = _role(typed["role"])
+    if "jobs_at_once" in typed:
+        changed["jobs_at_once"] = _limit(typed["jobs_at_once"], "jobs at once", least=1, most=1000)
+    if "pages_per_day" in typed:
+        changed["pages_per_day"] = _limit(typed["pages_per_day"], "pages a day")
+    if "megabytes_per_day" in typed:
+        megabytes = _limit(typed["megabytes_per_day"], "megabytes a day", most=(1 << 50) // _MB)
+        changed["bytes_per_day"] = None if megabytes is None else megabytes * _MB
+    return admin_api.UserChange(**changed)
 
 
 def _role(text: str) -> Any:

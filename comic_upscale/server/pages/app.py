@@ -82,7 +82,7 @@ def error_page(request: Request, error: ApiError) -> Response:
         title = "Error"
     return render(
         request, "error.html", status=error.status, headers=error.headers, title=title, status_code=error.status,
-        message=error.message,
+        message=error.message, was_form=request.method == "POST",
     )  # fmt: skip
 
 

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Form, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.engine import Connection
 
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.server import jobs, library, watches
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api import jobs as jobs_api
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.admin_jobs import FolderJob, queue_folder_job
 from comic_upscale.server.api.downloads import begin
-from comic_upscale.server.api.errors import ApiError, not_found
+from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.api.watches import require_library
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
 from comic_upscale.server.pages.render import go_to, render
 from comic_upscale.server.pages.upload import FACTORS
-from comic_upscale.server.params import FieldError
 from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.roots import find_below
+from comic_upscale.server.services import Services
 from comic_upscale.server.words import as_sentence
 
 router = page_router()
 
 PathText = Annotated[str, Query(max_length=4000)]
+PathField = Annotated[str, Form(max_length=4000)]
 Word = Annotated[str, Form(max_length=128)]
 _SCRIPT = re.compile(r"[A-Za-z0-9+/]{43}=")
 
@@ -58,11 +60,38 @@ async def show_folder(
     page: Annotated[int, Query(ge=1, le=10_000)] = 1,
 ) -> Response:
     """Show one level of a folder of the server's machine, with the jobs over what is in it."""
+    return await folder_page(request, services, viewer, path, page)
+
+
+async def folder_page(
+    request: Request,
+    services: Services,
+    viewer: Viewer,
+    path: str,
+    page: int = 1,
+    *,
+    error: ApiError | None = None,
+    form: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the page of a folder.
+
+    Args:
+        request: that is answered.
+        services: of the server.
+        viewer: who looks at it.
+        path: of the folder; empty for the first root.
+        page: of its entries, from 1.
+        error: why what a form asked for was not done.
+        form: what was typed in it.
+
+    Raises:
+        ApiError: 404, there is no such folder; or the error that could not be shown on its page.
+    """
     roots = services.settings.root_folders
     try:
         shown = await asyncio.to_thread(library.list_folder, roots, path, page)
-    except SettingsError as error:
-        raise ApiError(404, "not_found", as_sentence(str(error))) from None
+    except SettingsError as problem:
+        raise error or ApiError(404, "not_found", as_sentence(str(problem))) from None
     paths = [shown.path, *(entry.path for entry in shown.entries)]
     latest, watched = await services.database.read_async(
         lambda connection: (
@@ -76,7 +105,9 @@ async def show_folder(
         request, "library.html", shown=shown, latest=latest, watched=watched,
         roots=[str(root.resolve()) for root in roots], page=page,
         pages=max(-(-shown.total // library.ON_A_PAGE), 1), factors=FACTORS, models=models,
-        presets=presets,
+        presets=presets, form=form or {},
+        error=None if error is None else error.message, status=200 if error is None else error.status,
+        headers=None if error is None else error.headers,
     )  # fmt: skip
 
 
@@ -85,31 +116,37 @@ async def begin_job(
     request: Request,
     services: Server,
     viewer: LibraryUser,
-    path: Annotated[str, Form(max_length=4000)],
+    path: PathField,
     factor: Word = "",
     preset: Word = "",
     model: Word = "",
-    output: Annotated[str, Form(max_length=4000)] = "",
+    output: PathField = "",
+    folder: PathField = "",
 ) -> Response:
     """Queue a job over a folder, a volume or an image, or continue the earlier one there.
 
-    The limits of uploads count for users here, too.
+    The limits of uploads count for users here, too. The folder is the one whose page has the form.
     """
     account = viewer.account
     given = {"factor": factor, "preset": preset, "model": model}
     options = {name: text for name, text in given.items() if text}
-    if not account.is_admin:
-        await check_open(services, account)
-        await services.database.write_async(lambda connection: check_quotas(connection, account, 0))
     try:
+        if not account.is_admin:
+            await check_open(services, account)
+            await services.database.write_async(lambda connection: check_quotas(connection, account, 0))
         # Relative paths would count from the first root; the form sends real ones.
         source = await asyncio.to_thread(find_below, services.settings.root_folders, path)
         asked = FolderJob(input=str(source), output=output.strip() or None, options=options)
         created = await queue_folder_job(services, account, asked, "batch")
-    except FieldError:
-        raise
-    except SettingsError as error:
-        raise FieldError("path", str(error)) from None
+    except (ApiError, ComicUpscaleError) as error:
+        return await folder_page(
+            request,
+            services,
+            viewer,
+            folder or path,
+            error=as_api_error(error),
+            form={**given, "output": output},
+        )
     return go_to(request, f"/jobs/{created['job_id']}", "queued")
 
 

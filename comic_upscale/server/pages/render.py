@@ -29,6 +29,7 @@ POLICY = (
 """What a browser lets a page do: nothing comes from another host, and no script or style is in the HTML itself."""
 
 NOTICES: Mapping[str, str] = {
+    "backed-up": "The database is saved in the newest file below. Uploads and results are not part of it.",
     "blocked": "The user is blocked, and the sessions have ended.",
     "canceled": "The job is canceled. Pages in progress may still finish.",
     "changed": "The change is saved.",

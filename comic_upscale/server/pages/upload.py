@@ -56,7 +56,8 @@ async def show_upload(
     return render(
         request, "upload.html", **state, chosen_model=model, chosen_factor=factor if factor in FACTORS else "2.5",
         factors=FACTORS, presets=presets["presets"], models=models["models"],
-        formats=_choices("format"), grays=_choices("gray"), extensions=settings.accepted_types or EXTENSIONS,
+        formats=_choices("format"), grays=_choices("gray"),
+        extensions=settings.accepted_extensions or EXTENSIONS,
         max_bytes=settings.max_upload_size, max_files=settings.max_files,
         is_full=free is not None and free < settings.min_free_disk,
         own_types=bool(settings.accepted_types), max_pixels=ProcessingSettings().max_pixels,

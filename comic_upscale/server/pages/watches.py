@@ -8,18 +8,19 @@ import sqlalchemy as sa
 from fastapi import Form, Request, Response
 from sqlalchemy.engine import Connection
 
+from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server import watches
 from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.errors import ApiError, as_api_error
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.watches import LONGEST_SETTLE, NewWatch, change_watch, watch_folder
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.pages.access import Person
-from comic_upscale.server.pages.library import LibraryUser, Word
+from comic_upscale.server.pages.library import LibraryUser, PathField, Word, folder_page
 from comic_upscale.server.pages.render import go_to, render, wants_part
 
 router = page_router()
 
-FolderText = Annotated[str, Form(max_length=4000)]
 _NOTICES = {"pause": "watch-paused", "resume": "watch-resumed", "remove": "unwatched"}
 
 
@@ -41,8 +42,8 @@ async def begin_watch(
     request: Request,
     services: Server,
     viewer: LibraryUser,
-    path: FolderText,
-    output: FolderText = "",
+    path: PathField,
+    output: PathField = "",
     factor: Word = "",
     preset: Word = "",
     model: Word = "",
@@ -52,7 +53,12 @@ async def begin_watch(
     given = {"factor": factor, "preset": preset, "model": model}
     options = {name: text for name, text in given.items() if text}
     asked = NewWatch(input=path, output=output.strip() or None, options=options, settle=settle)
-    await watch_folder(services, viewer.account, asked)
+    try:
+        await watch_folder(services, viewer.account, asked)
+    except (ApiError, ComicUpscaleError) as error:
+        return await folder_page(
+            request, services, viewer, path, error=as_api_error(error), form={**given, "output": output}
+        )
     return go_to(request, "/library/watched", "watched")
 
 

@@ -39,9 +39,23 @@ if (theme) {
   show();
 }
 
+// A second click while the answer of a form is on its way sends nothing.
 document.addEventListener("submit", (event) => {
-  const question = event.submitter?.dataset.confirm || event.target.dataset.confirm;
-  if (question && !window.confirm(question)) event.preventDefault();
+  const form = event.target;
+  if (form.dataset.sent) { event.preventDefault(); return; }
+  const question = event.submitter?.dataset.confirm || form.dataset.confirm;
+  if (question && !window.confirm(question)) { event.preventDefault(); return; }
+  if (event.defaultPrevented || form.method !== "post") return;
+  form.dataset.sent = "yes";
+  setTimeout(() => delete form.dataset.sent, 10000);
+});
+// A page that the browser kept and shows again has sent nothing yet.
+window.addEventListener("pageshow", () => document.querySelectorAll("form[data-sent]").forEach((form) => delete form.dataset.sent));
+
+// The browser keeps what was typed in the page before.
+document.querySelectorAll("button[data-back]").forEach((button) => {
+  button.hidden = false;
+  button.addEventListener("click", () => history.back());
 });
 
 // A menu closes by Escape and by a click beside it.
