@@ -26,7 +26,7 @@ RUN apt-get update && \
 COPY pyproject.toml README.md LICENSE /build/
 COPY comic_upscale /build/comic_upscale
 COPY weights/*.safetensors weights/*.LICENSE /build/weights/
-COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/entrypoint.sh /build/scripts/
+COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/install_packages.sh scripts/entrypoint.sh /build/scripts/
 
 # Further models in the image, downloaded from the official releases and checked by hash, such as
 # RealESRGAN_x4plus_anime_6B. The project's own are parts of the package.

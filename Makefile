@@ -21,13 +21,13 @@ demo: $(READY)
 test: $(READY)
 	$(MAKE) --jobs=3 lint suite wheel
 
-# Many tests wait for other programs, so five processes keep two cores busy. Threads of PyTorch that wait sleep, and
+# Many tests wait for other programs, so six processes keep two cores busy. Threads of PyTorch that wait sleep, and
 # leave the cores to the others. What the processes import is compiled once, by the first one, also where the
 # environment asks for no bytecode.
 SUITE := env -u PYTHONDONTWRITEBYTECODE OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest
 suite: $(READY)
 	$(SUITE) --collect-only --quiet --quiet >/dev/null || true
-	$(SUITE) --numprocesses 5 --dist worksteal --durations 25
+	$(SUITE) --numprocesses 6 --dist worksteal --durations 25
 
 wheel: $(READY)
 	scripts/check_wheel.sh $(BIN)/python

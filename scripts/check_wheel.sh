@@ -24,10 +24,10 @@ grep '^COPY ' Dockerfile | while read -r _ words; do
     done
 done
 echo "installing by the steps of the image into an empty folder ..."
-# Pass no variable of this shell except the paths of programs and the access to packages.
+# Pass no variable of this shell except the paths of programs, such as uv, and the access to packages.
 # Most of the several thousand modules of PyTorch are not imported here, so they are not compiled either.
-alone=(env -i PATH="$PATH" HOME="$HOME" PIP_NO_COMPILE=1)
-while read -r name; do alone+=("$name=${!name}"); done < <(compgen -e | grep -iE '^PIP_|^SSL_|_CA_|_proxy$')
+alone=(env -i PATH="$(dirname "$python"):$PATH" HOME="$HOME" PIP_NO_COMPILE=1)
+while read -r name; do alone+=("$name=${!name}"); done < <(compgen -e | grep -iE '^PIP_|^UV_|^SSL_|_CA_|_proxy$')
 "${alone[@]}" "$folder/build/scripts/install_image.sh" --source "$folder/build" --prefix "$folder/opt" \
     --python "$python"
 rm -rf "$folder/build"

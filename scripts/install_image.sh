@@ -14,7 +14,7 @@ Makes a virtual environment at the prefix and installs the source, the entry poi
   --models NAMES   official models to download and check, separated by spaces
   --torch-index URL
                    install PyTorch from this index, such as https://download.pytorch.org/whl/cu128
-                   (default: pip's index)
+                   (default: the index of the other packages)
   --packages-of PYTHON
                    use the packages of this Python's environment, and download nothing
   --dry-run        print what would be done
@@ -54,18 +54,19 @@ step() {
 }
 
 step "$python" -m venv "$prefix"
-pip=("$prefix/bin/python" -m pip install --quiet --disable-pip-version-check)
 if [ -n "$parent" ]; then
     if [ -z "$dry_run" ]; then
         packages=$("$parent" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         site=$("$prefix/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         printf '%s\n' "$packages" >"$site/parent.pth"
     fi
-    step "${pip[@]}" --no-index --no-deps --no-build-isolation --force-reinstall "$source"
+    step "$prefix/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --no-index --no-deps --no-build-isolation --force-reinstall "$source"
 else
-    # In two steps: given both indexes at once, pip would install whichever PyTorch is newer.
-    [ -z "$torch_index" ] || step "${pip[@]}" --index-url "$torch_index" torch torchvision
-    step "${pip[@]}" "$source"
+    install=("$source/scripts/install_packages.sh" "$prefix/bin/python")
+    # In two steps: given both indexes at once, the newer PyTorch of the two would be installed.
+    [ -z "$torch_index" ] || step "${install[@]}" --index-url "$torch_index" torch torchvision
+    step "${install[@]}" "$source"
 fi
 step install -m 755 "$source/scripts/entrypoint.sh" "$prefix/bin/entrypoint.sh"
 step mkdir -p "$prefix/weights"

@@ -21,11 +21,15 @@ PY
 # Modules are compiled when they are first imported. Most of the several thousand of PyTorch never are.
 export PIP_NO_COMPILE=1
 "$folder/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
+# Several times quicker than pip, which does its work where it cannot be had.
+"$folder/bin/python" -m pip install --quiet uv || echo "note: uv could not be installed: pip takes longer" >&2
+install() { scripts/install_packages.sh "$folder/bin/python" --constraint constraints.txt "$@"; }
+
 # PyTorch as users get it, from the plain requirement: several GB with the CUDA libraries on Linux.
 echo "installing comic-upscale and its tools into $folder (several GB, some minutes) ..."
-"$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[server,postgres,s3,ray,imagen,flux]' --group dev
+install --editable '.[server,postgres,s3,ray,imagen,flux]' --group dev
 
 if "$folder/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
-    "$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[realesrgan]' ||
+    install --editable '.[realesrgan]' ||
         echo "note: the official program could not be installed: its parity test will be skipped" >&2
 fi

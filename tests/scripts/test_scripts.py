@@ -402,6 +402,25 @@ def test_what_the_compose_file_tells_to_type_hands_over_who_one_is(tmp_path: Pat
     assert (ended.stdout, ended.stderr) == (f"{os.getuid()}:{os.getgid()}", "")
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_packages_are_installed_by_uv_and_by_pip_where_it_fails(tmp_path: Path, works: bool) -> None:
+    """The constraints of this machine, which pip reads by itself, count for uv, too."""
+    asked = tmp_path / "asked"
+    for name, code in (("uv", 0 if works else 1), ("python", 0)):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >>"{asked}"\nexit {code}\n')
+        program.chmod(0o755)
+    python = tmp_path / "bin" / "python"
+    ended = run("install_packages.sh", python, "--editable", ".[flux]", PIP_CONSTRAINT="/etc/constraints.txt")
+    assert ended.returncode == 0, ended.stderr
+    calls = [line for line in asked.read_text().splitlines() if " install " in line]
+    by_uv = f"uv pip install --quiet --python {python} --constraint /etc/constraints.txt --editable .[flux]"
+    by_pip = "python -m pip install --quiet --disable-pip-version-check --editable .[flux]"
+    assert calls == ([by_uv] if works else [by_uv, by_pip])
+    assert ("uv could not install" in ended.stderr) is not works
+
+
 def test_the_image_takes_pytorch_from_its_own_index_first() -> None:
     arguments = ["--source", REPOSITORY, "--prefix", "/opt/x", "--dry-run"]
     plain = run("install_image.sh", *arguments).stdout
