@@ -320,6 +320,7 @@ def test_the_map_has_lettering_and_leaves_shading_and_large_shapes() -> None:
     ("gigabytes", "transformer", "mode"),
     [
         (12, 6.8, "all"),
+        (12, 7.8, "all"),
         (16, 12.7, "offload"),
         (24, 12.7, "all"),
         (12, 12.7, "sequential"),

@@ -18,12 +18,13 @@ if LACKING:
     pytest.skip(f"the extra [flux] is not installed: {', '.join(LACKING)}", allow_module_level=True)
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 import diffusers
+import huggingface_hub
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
 from comic_upscale.engines import registry
-from comic_upscale.engines.base import Batch, EngineResources
+from comic_upscale.engines.base import Batch, EnginePart, EngineResources, follow
 from comic_upscale.engines.diffusion import embeddings
 from comic_upscale.engines.diffusion.embeddings import load_embeddings
 from comic_upscale.engines.diffusion.folder import weights_in
@@ -31,7 +32,14 @@ from comic_upscale.engines.diffusion.loading import load_pipeline, plan_for
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.settings.job import JobSettings
 from tests.engines.drawn_pages import draw_pages
-from tests.engines.tiny_flux import add_text_encoders, make_controlnet, make_fp8, make_gguf, make_klein
+from tests.engines.tiny_flux import (
+    add_text_encoders,
+    make_controlnet,
+    make_fp8,
+    make_gguf,
+    make_klein,
+    make_whole_klein,
+)
 
 MakeFlux = Callable[..., JobSettings]
 CPU = torch.device("cpu")
@@ -86,6 +94,67 @@ def test_the_prompt_is_encoded_once_and_its_encoders_are_never_loaded_again(
     assert torch.equal(encode(pipeline=whole)["prompt_embeds"], found["prompt_embeds"])
     with pytest.raises(WeightsError, match="a text encoder is loaded"):
         encode(pipeline=whole, prompt="something else")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache into which `hf download NAME` puts pipelines."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_into(hub: Path, owner: str, name: str) -> Path:
+    """Return the folder in which the cache keeps the files of a name of the hub."""
+    place = hub / f"models--{owner}--{name}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0123abc")
+    return place / "snapshots" / "0123abc"
+
+
+def test_flux_2_klein_is_the_pipeline_unless_another_is_named(
+    make_flux_job: MakeFlux, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its prompt is encoded once, too, and it draws in four steps."""
+    left_out = {"pipeline": None, "embeddings": None, "steps": None, "strength": None}
+    settings = make_flux_job({"weights_cache": tmp_path / "cache"}, **left_out)
+    with pytest.raises(WeightsError, match=r"run `hf download black-forest-labs/FLUX\.2-klein-4B`"):
+        registry.prepare_engine(settings)
+    make_whole_klein(put_into(hub, "black-forest-labs", "FLUX.2-klein-4B"))
+    spec = registry.prepare_engine(settings)
+    assert registry.identify(settings).name == "FLUX.2-klein-4B"
+    assert "first the prompt is encoded on the CPU" in str(registry.describe_loading(settings, spec))
+    (engine,) = registry.open_engines(settings, spec)
+    told: list[EnginePart] = []
+    follow(engine, told.append)
+    batch = Batch(draw_pages(1, 20, 20), (40, 40))
+    made = engine.upscale(batch).pixels
+    engine.close()
+    # One step at a strength of 0.25: it tells of that, and the autoencoder has the other half.
+    assert [part.done for part in told] == [0.0, 0.5]
+    (kept,) = (tmp_path / "cache" / "embeddings").iterdir()
+    assert list(load_file(kept)) == ["prompt_embeds"] and load_file(kept)["prompt_embeds"].shape[2] == 48
+    assert "prompt" not in str(registry.describe_loading(settings, spec))
+
+    def fail(*arguments: object, **more: object) -> None:
+        raise AssertionError("a text encoder is loaded")
+
+    monkeypatch.setattr(embeddings, "load_text_models", fail)
+    (engine,) = registry.open_engines(settings, spec)
+    assert np.array_equal(engine.upscale(batch).pixels, made)
+    engine.close()
+
+
+def test_a_name_of_the_hub_that_is_not_there_says_how_to_get_it(
+    make_flux_job: MakeFlux, hub: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsError, match="run `hf download some-one/else`"):
+        registry.prepare_engine(make_flux_job(pipeline=Path("some-one/else")))
+    # A download that broke off.
+    (put_into(hub, "some-one", "else") / "vae").mkdir(parents=True)
+    with pytest.raises(WeightsError, match="run `hf download some-one/else`"):
+        registry.prepare_engine(make_flux_job(pipeline=Path("some-one/else")))
+    with pytest.raises(WeightsError, match=r"is not the folder of a diffusers pipeline"):
+        registry.prepare_engine(make_flux_job(pipeline=tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])

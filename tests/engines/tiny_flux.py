@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -56,8 +58,13 @@ def make_controlnet(folder: Path, licence: str = "apache-2.0") -> Path:
     return folder
 
 
-def make_klein(folder: Path) -> Path:
-    """Write the folder of a FLUX.2-klein with random weights, and return it. Its prompt is 4 x 32 numbers."""
+def make_klein(folder: Path, *, width: int = 32) -> Path:
+    """Write the folder of a FLUX.2-klein with random weights, and return it.
+
+    Args:
+        folder: to write.
+        width: numbers of a word of its prompt.
+    """
     from diffusers import (
         AutoencoderKLFlux2,
         FlowMatchEulerDiscreteScheduler,
@@ -68,7 +75,7 @@ def make_klein(folder: Path) -> Path:
     torch.manual_seed(3)
     transformer = Flux2Transformer2DModel(
         patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, timestep_guidance_channels=32, axes_dims_rope=[4, 4, 4, 4], guidance_embeds=False,
+        joint_attention_dim=width, timestep_guidance_channels=32, axes_dims_rope=[4, 4, 4, 4], guidance_embeds=False,
     )  # fmt: skip
     autoencoder = AutoencoderKLFlux2(
         in_channels=3, out_channels=3, latent_channels=1, block_out_channels=[4, 4, 4, 4], norm_num_groups=2,
@@ -82,6 +89,28 @@ def make_klein(folder: Path) -> Path:
     pipeline.save_pretrained(folder)
     (folder / "README.md").write_text(README.format(licence="apache-2.0"))
     return folder
+
+
+def make_whole_klein(folder: Path) -> Path:
+    """Write a FLUX.2-klein with a text encoder of as many layers as it takes the prompt from, and return the folder."""
+    from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    # The numbers of three layers are one word of the prompt.
+    make_klein(folder, width=48)
+    torch.manual_seed(8)
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = {piece: number for number, piece in enumerate(["<|endoftext|>", *letters, "\u0120", "\u010a"])}
+    tokenizer = Qwen2TokenizerFast(
+        vocab=pieces, merges=[], pad_token="<|endoftext|>", unk_token="<|endoftext|>",
+        chat_template="{% for each in messages %}{{ each.content }}{% endfor %}",
+    )  # fmt: skip
+    encoder = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=27,
+            num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+        )
+    )  # fmt: skip
+    return _add_parts(folder, {"tokenizer": tokenizer, "text_encoder": encoder})
 
 
 def make_embeddings(path: Path) -> Path:
@@ -161,6 +190,10 @@ def add_text_encoders(folder: Path) -> Path:
             )
         ),
     }  # fmt: skip
+    return _add_parts(folder, parts)
+
+
+def _add_parts(folder: Path, parts: Mapping[str, Any]) -> Path:
     index = json.loads((folder / "model_index.json").read_text())
     for name, part in parts.items():
         part.save_pretrained(folder / name)

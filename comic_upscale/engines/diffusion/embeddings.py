@@ -13,6 +13,7 @@ import torch
 
 from comic_upscale.engines.diffusion.factory import FluxOptions
 from comic_upscale.engines.diffusion.folder import (
+    FLUX_1,
     PipelineFolder,
     bytes_in_memory,
     identity_of_file,
@@ -21,8 +22,6 @@ from comic_upscale.engines.diffusion.parts import load_text_models
 from comic_upscale.engines.torch.device_errors import refuse_full_memory
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 
-STORABLE = ("FluxPipeline", "FluxImg2ImgPipeline")
-"""Pipelines whose prompt is encoded once and stored."""
 _WIDTHS = {
     "prompt_embeds": (3, ("joint_attention_dim", "cross_attention_dim")),
     "pooled_prompt_embeds": (2, ("pooled_projection_dim",)),
@@ -35,13 +34,13 @@ GB = 1e9
 
 def stores_embeddings(folder: PipelineFolder, options: FluxOptions) -> bool:
     """Return whether the text encoders are not loaded with the pipeline."""
-    return options.embeddings is not None or folder.kind in STORABLE
+    return options.embeddings is not None or folder.encodes_once
 
 
 def load_embeddings(options: FluxOptions, cache: Path, device: torch.device) -> dict[str, torch.Tensor]:
     """Return the encoded prompt by the names of the pipeline's arguments; empty if the pipeline encodes it itself.
 
-    FLUX.1 encodes it once, on the CPU, and the cache keeps it.
+    FLUX.2-klein and FLUX.1 encode it once, on the CPU, and the cache keeps it.
 
     Raises:
         WeightsError: the file is none or belongs to another model, or the text encoders cannot be loaded.
@@ -49,12 +48,12 @@ def load_embeddings(options: FluxOptions, cache: Path, device: torch.device) -> 
         SettingsError: a text encoder is given that nothing needs.
     """
     folder = PipelineFolder.read(options.pipeline)
-    if options.text_encoder is not None and (options.embeddings is not None or folder.kind not in STORABLE):
+    if options.text_encoder is not None and (options.embeddings is not None or folder.kind not in FLUX_1):
         raise SettingsError(
             "--engine-option text_encoder encodes the prompt of FLUX.1: leave it out with embeddings=FILE and with "
             "other pipelines"
         )
-    if options.embeddings is None and folder.kind not in STORABLE:
+    if options.embeddings is None and not folder.encodes_once:
         return {}
     path = options.embeddings or _cached(folder, options, cache)
     if options.embeddings is None and not path.is_file():
@@ -89,11 +88,7 @@ def describe_encoding(options: FluxOptions, cache: Path) -> str | None:
         DeviceError: the text encoders do not fit into memory.
     """
     folder = PipelineFolder.read(options.pipeline)
-    if (
-        options.embeddings is not None
-        or folder.kind not in STORABLE
-        or _cached(folder, options, cache).is_file()
-    ):
+    if options.embeddings is not None or not folder.encodes_once or _cached(folder, options, cache).is_file():
         return None
     needed = _check_memory(folder, options)
     return f"first the prompt is encoded on the CPU, once: {needed / GB:.1f} GB of text encoders"
@@ -115,7 +110,7 @@ def _check(tensors: dict[str, torch.Tensor], folder: PipelineFolder, path: Path)
     for part in ("transformer", "unet"):
         if part in folder.parts:
             network = json.loads((folder.path / part / "config.json").read_text(encoding="utf-8"))
-    needed = [name for name in _WIDTHS if name == "prompt_embeds" or folder.kind in STORABLE]
+    needed = [name for name in _WIDTHS if name == "prompt_embeds" or folder.kind in FLUX_1]
     if missing := [name for name in needed if name not in tensors]:
         raise WeightsError(
             f"{path} has no {' and no '.join(missing)}, which {folder.kind} takes for a prompt"
@@ -138,7 +133,7 @@ def _encode_prompt(folder: PipelineFolder, options: FluxOptions, path: Path) -> 
 
     from comic_upscale.storage.atomic import write_whole
 
-    missing = [part for part in ("text_encoder", "text_encoder_2") if part not in folder.parts]
+    missing = [part for part in folder.encoders if part not in folder.parts]
     if missing:
         raise WeightsError(
             f"{folder.path} has no {' and '.join(missing)} to encode the prompt: add --engine-option embeddings=FILE"
@@ -150,22 +145,23 @@ def _encode_prompt(folder: PipelineFolder, options: FluxOptions, path: Path) -> 
         more: dict[str, Any] = {"transformer": None, "vae": None}
         if options.text_encoder is not None:
             more["text_encoder_2"] = _load_encoder(options.text_encoder, folder)
-        # In bf16, as FLUX.1 was trained: T5 overflows in fp16.
+        # In bf16, as they were trained: T5 of FLUX.1 overflows in fp16.
         more |= load_text_models(folder, torch.bfloat16, without=more)
         kind = getattr(diffusers, folder.kind)
         encoder = kind.from_pretrained(
             str(folder.path), torch_dtype=torch.bfloat16, local_files_only=True, use_safetensors=True, **more
         )
         with torch.inference_mode():
-            embeds, pooled, _ = encoder.encode_prompt(options.prompt, options.prompt)
+            made = encoder.encode_prompt(*[options.prompt] * len(folder.encoders))
     except WeightsError:
         raise
     except Exception as error:
         refuse_full_memory(error, folder.path)
         # Whatever is wrong with the files of others.
         raise WeightsError(f"the prompt cannot be encoded by {folder.path}: {first_line(error)}") from error
-    tensors = {"prompt_embeds": embeds.contiguous(), "pooled_prompt_embeds": pooled.contiguous()}
-    write_whole(save(tensors), path)
+    # FLUX.1 has a second one for its second encoder. The places of the words come last.
+    names = ("prompt_embeds", "pooled_prompt_embeds")[: len(folder.encoders)]
+    write_whole(save({name: tensor.contiguous() for name, tensor in zip(names, made, strict=False)}), path)
 
 
 def _check_memory(folder: PipelineFolder, options: FluxOptions) -> int:
@@ -174,17 +170,16 @@ def _check_memory(folder: PipelineFolder, options: FluxOptions) -> int:
     Raises:
         DeviceError: there is too little memory.
     """
-    needed = folder.bytes_of("text_encoder", _NUMBER_BYTES)
-    if options.text_encoder is None:
-        needed += folder.bytes_of("text_encoder_2", _NUMBER_BYTES)
-    else:
+    taken = folder.encoders if options.text_encoder is None else folder.encoders[:1]
+    needed = sum(folder.bytes_of(part, _NUMBER_BYTES) for part in taken)
+    if options.text_encoder is not None:
         needed += bytes_in_memory(options.text_encoder, 1)
     available = psutil.virtual_memory().available
     if needed > available:
         raise DeviceError(
-            f"encoding the prompt takes {needed / GB:.1f} GB of memory, and {available / GB:.1f} GB are free: use an "
-            "fp8 text encoder (--engine-option text_encoder=FILE), or encode the prompt on a larger machine, and give "
-            "the file with --engine-option embeddings=FILE"
+            f"encoding the prompt takes {needed / GB:.1f} GB of memory, and {available / GB:.1f} GB are free: "
+            + ("use an fp8 text encoder (--engine-option text_encoder=FILE), or " * (folder.kind in FLUX_1))
+            + "encode the prompt on a larger machine, and give the file with --engine-option embeddings=FILE"
         )
     return needed
 

@@ -24,6 +24,7 @@ from comic_upscale.engines.base import (
 )
 from comic_upscale.engines.diffusion.embeddings import check_arguments, load_embeddings
 from comic_upscale.engines.diffusion.factory import NAME, FluxOptions
+from comic_upscale.engines.diffusion.folder import PipelineFolder
 from comic_upscale.engines.diffusion.lettering import keep_map
 from comic_upscale.engines.diffusion.loading import choose_precision, load_pipeline, plan_for, quiet_libraries
 from comic_upscale.engines.diffusion.noise import NoiseField
@@ -88,6 +89,7 @@ class DiffusionEngine:
         device: torch.device,
     ) -> None:
         self._options, self._pipeline, self._first, self._device = options, pipeline, first, device
+        self._steps = options.steps or PipelineFolder.read(options.pipeline).usual_steps
         self._stopped = Event()
         self._on_part: OnPart | None = None
         self._tiles = (0, 1)
@@ -103,7 +105,7 @@ class DiffusionEngine:
             given["prompt"] = options.prompt
         given |= {
             "guidance_scale": options.guidance,
-            "num_inference_steps": options.steps,
+            "num_inference_steps": self._steps,
             "output_type": "np",
             "controlnet_conditioning_scale": options.control,
         }
@@ -151,7 +153,7 @@ class DiffusionEngine:
         strength = self._options.strength
         if batch.conservative:
             # A little more than one step: some pipelines round the product of both down.
-            strength = max(strength / 2, min(1.0, 1.001 / self._options.steps))
+            strength = max(strength / 2, min(1.0, 1.001 / self._steps))
         first = self._first.upscale(batch)
         borders = Borders()
         for index, page in enumerate(first.pixels):

@@ -20,6 +20,7 @@ from comic_upscale.engines.base import (
 )
 from comic_upscale.engines.diffusion.folder import (
     BY_MASK,
+    DEFAULT_PIPELINE,
     LARGEST_BY_MASK,
     PipelineFolder,
     check_licence,
@@ -45,10 +46,11 @@ class FluxOptions:
     pipeline: Annotated[
         Path,
         Opt(
-            "The folder of a diffusers pipeline that turns an image into an image: FLUX.1-schnell, Z-Image, SDXL.",
+            "The folder of a diffusers pipeline that turns an image into an image, such as FLUX.1-schnell, Z-Image or "
+            "SDXL; or the name of one that `hf download NAME` has downloaded.",
             parse=Path, write=identity_of_folder, fingerprint="always",
         ),
-    ]  # fmt: skip
+    ] = DEFAULT_PIPELINE  # fmt: skip
     transformer: Annotated[
         Path | None,
         Opt(
@@ -59,8 +61,8 @@ class FluxOptions:
     embeddings: Annotated[
         Path | None,
         Opt(
-            "A .safetensors file with the encoded prompt. auto: FLUX.1 encodes the prompt once and keeps it, so that "
-            "its text encoders, which are larger than a quantized transformer, are not loaded again.",
+            "A .safetensors file with the encoded prompt. auto: FLUX.2-klein and FLUX.1 encode the prompt once and "
+            "keep it, so that their text encoders, which are larger than the rest, are not loaded again.",
             parse=Path, write=identity_of_file, fingerprint="if-changed",
         ),
     ] = None  # fmt: skip
@@ -98,11 +100,12 @@ class FluxOptions:
         Opt("How much the model redraws: 0.2 cleans, 0.5 changes faces and letters.", fingerprint="if-changed"),
     ] = 0.25  # fmt: skip
     steps: Annotated[
-        int,
-        Ge(1),
-        Le(200),
-        Opt("Steps for a strength of 1. Distilled models need 4.", fingerprint="if-changed"),
-    ] = 20
+        int | None, Ge(1), Le(200),
+        Opt(
+            "Steps for a strength of 1. auto: 4 for FLUX.2-klein and FLUX.1-schnell, 20 for others.",
+            fingerprint="if-changed",
+        ),
+    ] = None  # fmt: skip
     guidance: Annotated[
         float, Ge(0), Le(30), Opt("How closely the prompt is followed.", fingerprint="if-changed")
     ] = 3.5
@@ -144,9 +147,10 @@ class FluxFactory(EngineFactory):
         """Return the pipeline's name, and a hash of it and of the first pass. The options count by themselves."""
         refuse_network_options(spec, model="use --engine-option first_pass=NAME")
         options: FluxOptions = spec.options
-        if options.steps * options.strength < 1:
+        steps = options.steps or PipelineFolder.read(options.pipeline).usual_steps
+        if steps * options.strength < 1:
             raise SettingsError(
-                f"{options.steps} steps at a strength of {options.strength:g} draw nothing: the product must be at "
+                f"{steps} steps at a strength of {options.strength:g} draw nothing: the product must be at "
                 "least 1"
             )
         first = identify_weights(options.first_pass, denoise=None)

@@ -13,6 +13,8 @@ from typing import Any
 
 from comic_upscale.errors import SettingsError, WeightsError
 
+DEFAULT_PIPELINE = Path("black-forest-labs/FLUX.2-klein-4B")
+"""Its licence is Apache-2.0, and it draws in four steps."""
 INDEX = "model_index.json"
 TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3")
 """The parts of a pipeline that only turn the prompt into numbers."""
@@ -20,6 +22,10 @@ BY_MASK = {"Flux2KleinPipeline": "Flux2KleinInpaintPipeline"}
 """Pipelines that draw over an image under a mask only. The mask is then the whole tile."""
 LARGEST_BY_MASK = 1024
 """The longest side of a tile that these do not shrink."""
+FLUX_1 = ("FluxPipeline", "FluxImg2ImgPipeline")
+"""Pipelines of FLUX.1."""
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+"""A name of the Hugging Face hub: OWNER/NAME."""
 _WEIGHTS = (".safetensors", ".gguf", ".bin")
 _LICENCE = re.compile(r"^license(?:_name)?\s*:\s*(\S+)", re.MULTILINE)
 _RESTRICTED = re.compile(r"flux.*(?:dev|kontext|klein[-_]?9b)|^(?:dev|kontext)(?:[-_.]|$)")
@@ -40,28 +46,54 @@ class PipelineFolder:
     """The class of diffusers: ``"FluxPipeline"``."""
     parts: tuple[str, ...]
     """The parts with files of their own: ``("transformer", "vae")``."""
+    is_distilled: bool
+    """Whether it was trained to draw in a few steps, as FLUX.2-klein and FLUX.1-schnell."""
 
     @classmethod
     def read(cls, path: Path) -> PipelineFolder:
         """Read the index of a folder.
 
+        Args:
+            path: of the folder, or a name as for `find_pipeline`.
+
         Raises:
-            WeightsError: the folder has no pipeline.
+            WeightsError: the folder has no pipeline, or the name was not downloaded.
         """
+        named, path = path, find_pipeline(path)
         try:
             index: Any = json.loads((path / INDEX).read_text(encoding="utf-8"))
             kind = str(index["_class_name"])
         except (OSError, ValueError, KeyError, TypeError):
+            if _is_hub_name(named):
+                raise WeightsError(
+                    f"the pipeline {named.as_posix()} is not on this machine: run `hf download {named.as_posix()}`, or "
+                    "name the folder of another one with --engine-option pipeline=FOLDER"
+                ) from None
             raise WeightsError(
                 f"{path} is not the folder of a diffusers pipeline, with a {INDEX}: download one, for example with "
-                "`hf download black-forest-labs/FLUX.1-schnell --local-dir FOLDER`"
+                f"`hf download {DEFAULT_PIPELINE.as_posix()} --local-dir FOLDER`"
             ) from None
         parts = [
             name
             for name, value in index.items()
             if isinstance(value, list) and len(value) == 2 and value[0] is not None and (path / name).is_dir()
         ]
-        return cls(path, kind, tuple(parts))
+        return cls(path, kind, tuple(parts), _is_distilled(path, kind, index))
+
+    @property
+    def usual_steps(self) -> int:
+        """The steps for a strength of 1."""
+        return 4 if self.is_distilled else 20
+
+    @property
+    def encodes_once(self) -> bool:
+        """Whether its prompt is encoded once and stored, so that the text encoders are not loaded again."""
+        return self.kind in FLUX_1 or (self.kind in BY_MASK and self.is_distilled)
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The text encoders that it needs for that."""
+        return ("text_encoder", "text_encoder_2") if self.kind in FLUX_1 else ("text_encoder",)
 
     def bytes_of(self, part: str, width: int | None = None) -> int:
         """Return the bytes of the weights of a part; with ``width``, as `bytes_in_memory`."""
@@ -129,6 +161,38 @@ class NetworkFolder:
                 f"{self.path} is not the folder of a network of diffusers, with a config.json and a .safetensors file"
             )
         return digest.hexdigest()
+
+
+def find_pipeline(path: Path) -> Path:
+    """Return the folder of a pipeline.
+
+    Args:
+        path: the folder, or a name of the Hugging Face hub that ``hf download NAME`` has put into its cache. Nothing is
+            downloaded.
+    """
+    if path.is_dir() or not _is_hub_name(path):
+        return path
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(path.as_posix(), local_files_only=True))
+    except (ImportError, OSError, ValueError):
+        return path
+
+
+def _is_hub_name(path: Path) -> bool:
+    return _HUB_NAME.fullmatch(path.as_posix()) is not None
+
+
+def _is_distilled(path: Path, kind: str, index: Any) -> bool:
+    if kind in FLUX_1:
+        # The full model takes the guidance as a number; schnell has none.
+        try:
+            transformer: Any = json.loads((path / "transformer" / "config.json").read_text(encoding="utf-8"))
+            return transformer.get("guidance_embeds") is False
+        except (OSError, ValueError, AttributeError):
+            return False
+    return index.get("is_distilled") is True
 
 
 def weights_in(folder: Path) -> list[Path]:
@@ -246,7 +310,8 @@ def sample_of(file: Path) -> bytes:
 
 
 def identity_of_folder(path: Path) -> str:
-    """Return the identity of the pipeline in a folder; errors as in `PipelineFolder.read`."""
+    """Return the identity of the pipeline in a folder; argument and errors as in `PipelineFolder.read`."""
+    path = find_pipeline(path)
     return _identity(path, (path / INDEX).stat().st_mtime_ns if (path / INDEX).is_file() else 0)
 
 

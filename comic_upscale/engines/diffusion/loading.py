@@ -15,10 +15,11 @@ import psutil
 import torch
 
 from comic_upscale.engines.base import EngineResources
-from comic_upscale.engines.diffusion.embeddings import STORABLE, first_line, stores_embeddings
+from comic_upscale.engines.diffusion.embeddings import first_line, stores_embeddings
 from comic_upscale.engines.diffusion.factory import FluxOptions
 from comic_upscale.engines.diffusion.folder import (
     BY_MASK,
+    FLUX_1,
     TEXT_PARTS,
     NetworkFolder,
     PipelineFolder,
@@ -192,7 +193,7 @@ def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) ->
 
 
 def _load_controlnet(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> Any:
-    if folder.kind not in STORABLE:
+    if folder.kind not in FLUX_1:
         raise SettingsError(
             f"--engine-option controlnet works with pipelines of FLUX.1 only, and {folder.path} is a {folder.kind}: "
             "leave it out"
