@@ -215,7 +215,7 @@ def test_a_run_whose_worker_ends_says_so_and_goes_on_with_the_next_command(
     done = len(engine.batches)
     assert 4 < done < 12
     with contextlib.closing(sqlite3.connect(job.output / ".comic-upscale" / "ledger.sqlite3")) as ledger:
-        ((recorded,),) = ledger.execute("select count(*) from pages where status = 'done'").fetchall()
+        ((recorded,),) = ledger.execute("select count(*) from pages where state = 'done'").fetchall()
     rest = NearestEngine(limit=1)
     second = Background(folder / "w", rest)
     try:
