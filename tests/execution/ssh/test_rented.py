@@ -31,6 +31,7 @@ from tests.conftest import LONG, REPOSITORY, draw
 from tests.execution.ssh.conftest import Box, Invoke
 from tests.execution.ssh.test_whole_way import wait_for
 from tests.provisioning.clouds import KEY, Cloud
+from tests.provisioning.sky_program import SkyCloud
 
 
 @pytest.fixture
@@ -108,6 +109,67 @@ def test_a_machine_is_rented_for_a_job_and_ended_after_it(
     assert json.loads(settings)["price"] == 0.34
     assert not rent_records().ssh_config(record.name).exists()
     assert KEY not in err
+
+
+class Hosting(SkyCloud):
+    """SkyPilot's machine is this one: it runs SkyPilot's job, and its login takes the keys that the job writes."""
+
+    job: subprocess.Popen[bytes] | None = None
+
+    def create(self, name: str) -> None:
+        super().create(name)
+        home = self.folder / "home"
+        home.mkdir()
+        self.job = subprocess.Popen(
+            ["sh", "-c", self.tasks[-1]["run"]], env={**os.environ, "HOME": str(home)}, start_new_session=True
+        )
+        wait_for((home / ".ssh" / "authorized_keys").exists)
+
+
+@pytest.fixture
+def sky(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosting]:
+    """SkyPilot, whose machines are all this one."""
+    cloud = Hosting("sky", boots_after=0, ssh=("127.0.0.1", box.port, getpass.getuser()))
+    cloud.start()
+    monkeypatch.setenv(PROVIDERS["sky"].url_variable, cloud.url)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / ".sky" / "generated").mkdir(parents=True)
+    (tmp_path / ".sky" / "generated" / "ssh").symlink_to(cloud.folder / "ssh")
+    config = box.folder / "sshd_config"
+    keys = f"AuthorizedKeysFile {box.folder}/authorized_keys"
+    config.write_text(
+        config.read_text().replace(keys, f"AuthorizedKeysFile {cloud.folder}/home/.ssh/authorized_keys")
+    )
+    box.stop()
+    box.start()
+    yield cloud
+    for process in watchdogs(box):
+        process.kill()
+    if cloud.job is not None:
+        os.killpg(cloud.job.pid, signal.SIGKILL)
+        cloud.job.wait()
+    cloud.stop()
+
+
+def test_skypilot_rents_a_machine_for_a_job_and_takes_it_down(
+    sky: Hosting, box: Box, remote: Invoke, asked: list[str], tmp_path: Path
+) -> None:
+    asked[asked.index("runpod:4090")] = "sky:L4"
+    code, _, err = remote("upscale", *asked)
+    assert code == 0, err
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    assert (sky.launched, sky.machines) == (1, {})
+    # Our watchdog ends SkyPilot's job, and SkyPilot the machine without a job.
+    (watchdog,) = watchdogs(box)
+    line = watchdog.cmdline()
+    end = line[line.index("--then") + 1]
+    assert sky.job is not None and sky.job.poll() is None
+    subprocess.run(["sh", "-c", end], env={**os.environ, "HOME": str(sky.folder / "home")}, check=True)
+    assert sky.job.wait(timeout=60) == 0
+    sky.job = None
+    (record,) = rent_records().all()
+    assert (record.hour, record.ended is not None) == (0.805, True)
 
 
 def test_nothing_is_rented_for_a_mistake_or_a_dry_run(
