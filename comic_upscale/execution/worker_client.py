@@ -17,6 +17,7 @@ from typing import Any
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.registry import OpenEngines, find_factory
 from comic_upscale.errors import DeviceError, SettingsError
+from comic_upscale.execution.arrival import check_arrived
 from comic_upscale.execution.base import (
     Activity,
     Executor,
@@ -131,8 +132,8 @@ class WorkerExecutor:
         round_ = _Round(self._channel, self._round, tasks, stop, self._spending)
         has_ended = False
         try:
-            async with contextlib.aclosing(round_.outcomes()) as outcomes:
-                async for frame in outcomes:
+            async with contextlib.aclosing(round_.frames()) as frames:
+                async for frame in frames:
                     if frame.kind == "done":
                         has_ended = True
                         self._info = _info_of(frame)
@@ -140,9 +141,9 @@ class WorkerExecutor:
                     if frame.kind == "within":
                         self.activity.within = within_of(frame.fields.get("pages"))
                         continue
-                    outcome = outcome_of(frame, time.perf_counter())
+                    outcome = await round_.take_outcome(frame)
                     self.activity.within.pop(outcome.row_id, None)
-                    self._busy = {stage: float(share) for stage, share in frame.fields["busy"].items()}
+                    self._busy = _busy_of(frame)
                     self.activity.in_hand = getattr(outcome, "source", None)
                     if self._spending is not None and isinstance(outcome, PageUpscaled):
                         self._spending.note_batch(
@@ -241,7 +242,7 @@ class _Round:
         self._running: set[asyncio.Task[None]] = set()
         self._has_stopped = False
 
-    async def outcomes(self) -> AsyncGenerator[Frame, None]:
+    async def frames(self) -> AsyncGenerator[Frame, None]:
         """Yield the frames ``outcome`` and ``within``, and ``done`` at the end."""
         try:
             await self._channel.send("process", round=self._number)
@@ -251,8 +252,6 @@ class _Round:
                 found = await self._found.get()
                 if isinstance(found, Exception):
                     raise found
-                if found.kind == "outcome":
-                    self._in_flight.pop(found.fields["facts"].get("row_id"), None)
                 yield found
                 if found.kind == "done":
                     return
@@ -262,6 +261,23 @@ class _Round:
             for task in self._running:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def take_outcome(self, frame: Frame) -> PageOutcome:
+        """Return the outcome in a frame, of a page that the worker has.
+
+        Raises:
+            ProtocolError: it is of another page, or is not what it says.
+        """
+        outcome = outcome_of(frame, time.perf_counter())
+        task = self._in_flight.pop(outcome.row_id, None)
+        if task is None:
+            raise ProtocolError("it sent an outcome of a page that it does not have")
+        if isinstance(outcome, PageUpscaled):
+            try:
+                await asyncio.to_thread(check_arrived, outcome, task.format, "it")
+            except DeviceError as error:
+                raise ProtocolError(str(error)) from error
+        return outcome
 
     def _start(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Frame) -> None:
         task = asyncio.ensure_future(self._guarded(work, *arguments))
@@ -290,7 +306,7 @@ class _Round:
                     if frame.kind == "done":
                         return
                 case _:
-                    raise ProtocolError(f"the worker sent {frame.kind[:32]!r}, which means nothing here")
+                    raise ProtocolError(f"it sent {frame.kind[:32]!r}, which means nothing here")
 
     async def _feed(self) -> None:
         """Send a task for each that the worker wants, and say when there are no more."""
@@ -310,7 +326,7 @@ class _Round:
     async def _send_page(self, frame: Frame) -> None:
         task = self._in_flight.get(frame.fields["row_id"])
         if task is None:
-            raise ProtocolError("the worker asked for a page that it does not have")
+            raise ProtocolError("it asked for a page that it does not have")
         try:
             found = await task.read()
         except Exception as error:
@@ -329,6 +345,18 @@ class _Round:
         if self._stop.requested and not self._has_stopped:
             self._has_stopped = True
             await self._channel.send("stop", reason=self._stop.reason or "stopped", of=self._stop.kind)
+
+
+def _busy_of(frame: Frame) -> dict[str, float]:
+    """Return how busy the stages of the worker are.
+
+    Raises:
+        ProtocolError: the frame does not say.
+    """
+    try:
+        return {str(stage): float(share) for stage, share in frame.fields["busy"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ProtocolError("it sent an outcome that cannot be read") from None
 
 
 def _info_of(frame: Frame) -> ExecutorInfo:

@@ -170,7 +170,7 @@ def outcome_of(frame: Frame, made_at: float) -> PageOutcome:
                 return PageSkipped(**facts)
     except (KeyError, TypeError, AttributeError):
         pass
-    raise ProtocolError("the worker sent an outcome that cannot be read")
+    raise ProtocolError("it sent an outcome that cannot be read")
 
 
 def within_fields(within: Mapping[int, PageProgress]) -> list[list[Any]]:

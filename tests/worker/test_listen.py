@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,18 @@ from comic_upscale.execution.base import PageTask
 from comic_upscale.execution.events import Event, JobStarted
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor, _Round
-from comic_upscale.execution.worker_protocol import MOST_BYTES, Channel, Frame, check_socket_path
+from comic_upscale.execution.worker_protocol import (
+    MOST_BYTES,
+    Channel,
+    Frame,
+    check_socket_path,
+    outcome_fields,
+)
 from comic_upscale.jobs.run import run_job
+from comic_upscale.worker import listen
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.listen import SocketWorker
+from tests.archives import picture
 from tests.conftest import REPOSITORY, MakeJob, draw
 from tests.fakes import NearestEngine
 from tests.jobs.test_run import as_nobody
@@ -225,6 +234,53 @@ def test_a_run_whose_worker_ends_says_so_and_goes_on_with_the_next_command(
     # Outcomes that were on their way when the run ended are lost; pages that it recorded are not done again.
     assert recorded <= done
     assert finished.done == 12 and len(rest.batches) == finished.done_now == 12 - recorded
+
+
+def as_other_bytes(data: bytes) -> Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]:
+    """Another output, with its own right hash."""
+    return lambda fields, _: ({**fields, "sha256": hashlib.sha256(data).hexdigest()}, data)
+
+
+def as_facts(**changed: object) -> Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]:
+    return lambda fields, data: ({**fields, "facts": {**fields["facts"], **changed}}, data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (as_other_bytes(b""), "something else than a page"),
+        (as_other_bytes(b"<html>a proxy</html>"), "something else than a page"),
+        (as_other_bytes(picture(1, (7, 9))), "7x9 pixels in place of png of 80x100"),
+        (as_other_bytes(picture(1, (80, 100), "JPEG")), "JPEG of 80x100 pixels in place of png"),
+        (lambda fields, data: (fields, data[:-1]), "arrived damaged"),
+        (as_facts(row_id=9999), "a page that it does not have"),
+        (as_facts(row_id=None), "a page that it does not have"),
+        (as_facts(unknown=1), "cannot be read"),
+        (lambda fields, data: ({**fields, "state": "perhaps"}, data), "cannot be read"),
+    ],
+)
+def test_an_output_that_is_not_the_page_does_not_count(
+    folder: Path, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]], words: str,
+) -> None:  # fmt: skip
+    """The worker is broken: the run ends, records none of it, and goes on with another worker."""
+    for number in range(3):
+        draw(tmp_path / "in" / f"{number}.png", number, size=(40, 50))
+    job = make_job(input=tmp_path / "in")
+    with monkeypatch.context() as broken:
+        broken.setattr(listen, "outcome_fields", lambda outcome: spoil(*outcome_fields(outcome)))
+        worker = Background(folder / "w", NearestEngine(limit=1))
+        try:
+            with pytest.raises(DeviceError, match=f"cannot go on: it .*{words}.*Run the same command again"):
+                run_job(job, worker=folder / "w", open_engines=lambda *_: [])
+        finally:
+            worker.close()
+    assert list(job.output.glob("*.png")) == []
+    worker = Background(folder / "w", NearestEngine())
+    try:
+        assert run_job(job, worker=folder / "w", open_engines=lambda *_: []).done_now == 3
+    finally:
+        worker.close()
 
 
 @contextlib.contextmanager

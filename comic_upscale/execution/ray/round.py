@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
+from comic_upscale.execution.arrival import check_arrived
 from comic_upscale.execution.base import (
     CRASH,
     ExecutorInfo,
@@ -29,10 +29,6 @@ from comic_upscale.execution.ray.page_server import PageServer
 from comic_upscale.execution.ray.pool import Actor, ActorPool
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.execution.worker_protocol import Frame, error_of, outcome_of
-from comic_upscale.imaging.codecs import FORMATS
-from comic_upscale.imaging.decode import read_header
-from comic_upscale.imaging.formats import recognise
-from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.paths import MARKER_FOLDER
 
 DEATHS = 3
@@ -205,7 +201,7 @@ class Round:
             )
             outcome = self._read_answer(said, key, actor)
             if isinstance(outcome, PageUpscaled) and outcome.stored is None:
-                await asyncio.to_thread(_check_output, outcome, task.format)
+                await asyncio.to_thread(check_arrived, outcome, task.format, "an actor")
             return outcome
         finally:
             self._server.tasks.pop(key, None)
@@ -362,23 +358,3 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 def _with_stored(outcome: PageUpscaled, stored: StoredOutput) -> PageUpscaled:
     facts = outcome.facts()
     return PageUpscaled(**facts, data=b"", sha256=outcome.sha256, made_at=outcome.made_at, stored=stored)
-
-
-def _check_output(outcome: PageUpscaled, format: FormatName) -> None:
-    """Check that an output arrived as the actor made it, in the format and size of the page.
-
-    The actor has decoded it before it took the hash, so the pixels are not decoded again.
-    """
-    if hashlib.sha256(outcome.data).hexdigest() != outcome.sha256:
-        raise DeviceError("the output of a page arrived from its actor damaged, or not at all")
-    try:
-        header = read_header(outcome.data)
-    except PageError as error:
-        raise DeviceError(f"an actor handed in something else than a page: {error}") from None
-    size = (outcome.output_width, outcome.output_height)
-    found = recognise(outcome.data[:64])
-    if found != FORMATS[format].recognised_as or (header.width, header.height) != size:
-        raise DeviceError(
-            f"an actor handed in {found} of {header.width}x{header.height} pixels in place of {format} of "
-            f"{size[0]}x{size[1]}"
-        )
