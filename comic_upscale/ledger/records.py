@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from comic_upscale.errors import ANIMATED, LedgerDamagedError, LedgerError
 from comic_upscale.ledger.columns import column, columns_of
 from comic_upscale.library.incomplete import CUT_SHORT, DAMAGED_AFTER
+from comic_upscale.settings.paths import LONGEST_LEDGER
 
 PAGE, VOLUME = "page", "volume"
 
@@ -329,6 +330,12 @@ def translate_sqlite_errors(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "decode to UTF-8" in str(error):
             raise LedgerDamagedError(damage_message(path, "a text in it is not Unicode")) from error
+        size = len(os.fsencode(path.absolute()))
+        if size > LONGEST_LEDGER:
+            raise LedgerError(
+                f"the path of the ledger has {size} bytes, and SQLite takes {LONGEST_LEDGER}: choose an output folder "
+                f"with a shorter path than {path}"
+            ) from error
         # The disk is full, the file is read-only, or another program locks it. The file itself is intact.
         raise LedgerError(
             f"the ledger {path} cannot be used: {error}. Check that the disk has free space, that the "

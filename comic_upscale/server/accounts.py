@@ -22,6 +22,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 ANONYMOUS = "anonymous"
 """The user that owns uploads without an account."""
 
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _NAME = re.compile(r"[^\W_][\w.@+-]{0,127}")
 
 
@@ -90,6 +91,8 @@ def create_user(
         # Names that differ in capitals alone would be taken for each other.
         if taken.casefold() == name.casefold():
             raise SettingsError(f"there is already a user named {taken}: choose another name")
+    if email is not None and (len(email) > 320 or _EMAIL.fullmatch(email) is None):
+        raise SettingsError("the e-mail address must be one, such as ann@example.com")
     user_id = new_id()
     try:
         with connection.begin_nested():

@@ -177,15 +177,17 @@ def _denoise(given: Mapping[str, str]) -> dict[str, Any]:
 
 def _size(given: Mapping[str, str]) -> Any:
     if "factor" in given:
-        text = given["factor"].strip().lower().removesuffix("x")
+        wanted = given["factor"].strip()
         if clash := [option.name for option in SIZE_FIELDS if option.name in given] + ["size"] * (
             "size" in given
         ):
             raise FieldError("factor", f"factor and {clash[0]} exclude each other: give one of them")
         try:
-            factor = float(text)
+            factor = float(wanted.lower().removesuffix("x"))
         except ValueError:
-            raise FieldError("factor", f"factor must be a number such as 2x or 2.5, not {text!r}") from None
+            raise FieldError(
+                "factor", f"factor must be a number such as 2x or 2.5, not {wanted[:64]!r}"
+            ) from None
         return _join({"scale": factor}, "factor")
     parts = {
         option.name: _value(option, given[option.name]) for option in SIZE_FIELDS if option.name in given

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.paths import LEDGER_NAME, LONGEST_LEDGER, MARKER_FOLDER
 
 OUTPUT = "upscaled"
 """The folder beside its pages into which a library is upscaled in place."""
@@ -102,11 +102,13 @@ def check_output(folder: Path) -> None:
     Raises:
         SettingsError: a name or the path is too long, a file is in its place or above it, or it may not be read.
     """
+    room = LONGEST_LEDGER - len(f"/{MARKER_FOLDER}/{LEDGER_NAME}")
+    if len(os.fsencode(folder)) > room:
+        raise SettingsError(f"the path of the output has more than {room} bytes: choose a shorter one")
     try:
         if folder.exists() and not folder.is_dir():
             raise SettingsError(f"the path {str(folder)[:200]} is a file: choose a folder for the results")
-        # Paths have a limit of length, too. The ledger and pages of volumes need some of it.
-        os.lstat(folder / MARKER_FOLDER / ("x" * 100) / ("x" * 100))
+        os.lstat(folder / MARKER_FOLDER)
     except FileNotFoundError:
         return
     except OSError as error:

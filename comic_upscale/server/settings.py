@@ -231,7 +231,7 @@ class ServerSettings:
         Opt("Address from which mail comes.", on_command_line=False, environment=("SMTP_FROM",)),
     ] = None
     max_upload_size: Annotated[
-        int, Ge(1),
+        int, Ge(1), Le(1 << 50),
         Opt(
             "Refuse uploads with more bytes than this.",
             metavar="BYTES", default_text="2G", panel=LIMITS, parse=_parse_upload_size,
@@ -239,7 +239,7 @@ class ServerSettings:
         ),
     ] = 2 << 30  # fmt: skip
     max_files: Annotated[
-        int, Ge(1), Opt("Refuse uploads with more files than this.", metavar="N", panel=LIMITS)
+        int, Ge(1), Le(1_000_000), Opt("Refuse uploads with more files than this.", metavar="N", panel=LIMITS)
     ] = 2000
     accepted_types: Annotated[
         tuple[str, ...],
@@ -264,21 +264,24 @@ class ServerSettings:
         ),
     ] = ()  # fmt: skip
     rate_limit: Annotated[
-        int, Ge(1),
+        int, Ge(1), Le(1_000_000_000),
         Opt(
             "Requests in a minute, for each account or address.",
             metavar="N", panel=LIMITS, environment=("RATE_LIMIT_PER_MINUTE",),
         ),
     ] = 600  # fmt: skip
     uploads_per_hour: Annotated[
-        int, Ge(1),
+        int, Ge(1), Le(1_000_000_000),
         Opt("Uploads in an hour without an account, for each address.", metavar="N", panel=LIMITS),
     ] = 10  # fmt: skip
     jobs_per_user: Annotated[
-        int, Ge(1), Opt("Jobs of one user that run at the same time.", metavar="N", panel=LIMITS)
+        int,
+        Ge(1),
+        Le(1_000_000),
+        Opt("Jobs of one user that run at the same time.", metavar="N", panel=LIMITS),
     ] = 2
     job_timeout: Annotated[
-        float | None, Gt(0),
+        float | None, Gt(0), Le(1e9),
         Opt(
             "Seconds after which a running job fails.",
             metavar="SECONDS", default_text="no limit", panel=LIMITS, environment=("JOB_TIMEOUT_SECONDS",),
@@ -444,7 +447,7 @@ class ServerSettings:
         known = IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
         if unknown := [each for each in self.accepted_extensions if each not in known]:
             raise SettingsError(
-                f"accepted_types: {unknown[0][:64]!r} is no type that can be read: choose from "
+                f"accepted_types has {unknown[0][:64]!r}, which is no type that can be read: choose from "
                 f"{', '.join(sorted(known))}"
             )
 
@@ -475,7 +478,7 @@ class ServerSettings:
     @property
     def accepted_extensions(self) -> tuple[str, ...]:
         """The extensions of ``accepted_types``, lower case, without the dot; empty for all that can be read."""
-        return tuple(each.strip().lower().removeprefix(".") for each in self.accepted_types)
+        return tuple(dict.fromkeys(each.strip().lower().removeprefix(".") for each in self.accepted_types))
 
     @property
     def secret_keys(self) -> list[str]:

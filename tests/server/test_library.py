@@ -157,7 +157,17 @@ def test_the_limits_of_users_count_in_the_library(services: Services, boss: http
 
 @pytest.mark.parametrize("way", ["/library", "/library/watched"])
 @pytest.mark.parametrize(
-    "output", ["x" * 300, "/".join(["x" * 208] * 19), "cover.png/inside", "cover.png", "..", "../else"]
+    "output",
+    [
+        "x" * 300,
+        "/".join(["x" * 208] * 19),
+        "/".join(["x" * 90] * 7),
+        "s3://b/x",
+        "cover.png/inside",
+        "cover.png",
+        "..",
+        "../else",
+    ],
 )
 def test_an_output_that_cannot_be_is_refused_and_what_was_typed_is_kept(
     services: Services, boss: httpx.Client, root: Path, way: str, output: str

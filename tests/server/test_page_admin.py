@@ -6,12 +6,14 @@ import math
 import re
 import sqlite3
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
 from comic_upscale.server import accounts, job_log, queue, workers
+from comic_upscale.server.api import admin_server
 from comic_upscale.server.database.schema import audit, users
 from comic_upscale.server.pages.app import ROUTERS
 from comic_upscale.server.services import Services
@@ -156,6 +158,10 @@ def test_a_user_with_a_daily_limit_of_pages(services: Services, boss: httpx.Clie
         ({"username": "new", "role": "king"}, "user or admin"),
         ({"username": "new", "pages_per_day": "many"}, "pages a day"),
         ({"username": "new", "pages_per_day": "-1"}, "pages a day"),
+        ({"username": "new", "pages_per_day": "9" * 1000}, "pages a day"),
+        ({"username": "new", "email": "nope"}, "e-mail address"),
+        ({"username": "new", "email": "a@b.example\r\nBcc: c@d.example"}, "e-mail address"),
+        ({"username": "new", "email": f"{'a' * 900}@b.example"}, "e-mail address"),
         ({"username": "anonymous"}, "reserved"),
         ({"username": "Anonymous"}, "reserved"),
         ({"username": "BOSS"}, "already a user named boss"),
@@ -335,8 +341,8 @@ def test_two_people_change_settings_at_a_time(services: Services, boss: httpx.Cl
     settings = services.settings
     assert (settings.retention_days, settings.max_files) == (3, 7)
     # The same field: the second one is told, and saves again.
-    told = post(boss, "/admin/settings", **second | {"retention_days": "5"})
-    assert told.status_code == 409 and "retention days to 3 meanwhile" in told.text
+    told = post(boss, "/admin/settings", **second | {"retention_days": "5", "max_files": "9"})
+    assert told.status_code == 409 and "somebody changed max files to 7, retention days to 3." in told.text
     assert services.settings.retention_days == 3
     again = shown_before(told)
     assert again["before.retention_days"] == "3" and 'value="5"' in told.text
@@ -355,9 +361,78 @@ def test_two_people_change_a_user_at_a_time(services: Services, boss: httpx.Clie
     told = post(boss, "/admin/users/ann", **second | {"pages_per_day": "", "megabytes_per_day": "9"})
     # An empty field is the value that both had before, so it is not a change.
     assert told.status_code == 303
+    services.database.write(lambda c: c.execute(sa.update(users).values(bytes_per_day=None)))
     told = post(boss, "/admin/users/ann", **second | {"pages_per_day": "4", "megabytes_per_day": "12"})
-    assert told.status_code == 409 and "to 3 meanwhile" in told.text
+    assert told.status_code == 409 and "somebody changed pages per day to 3." in told.text
     assert 'value="4"' in told.text and 'value="12"' in told.text
+
+
+def test_a_form_with_older_values_alone_is_not_said_to_be_saved(
+    services: Services, boss: httpx.Client
+) -> None:
+    """As after going back, where the page shows what was there before."""
+    old = shown_before(boss.get("/admin/settings"))
+    assert "Nothing was changed" in boss.get(post(boss, "/admin/settings", **old).headers["location"]).text
+    assert post(boss, "/admin/settings", **old | {"max_files": "66"}).status_code == 303
+    told = post(boss, "/admin/settings", **old)
+    assert told.status_code == 409 and "Nothing was saved" in told.text
+    now = shown_before(told)
+    assert now["before.max_files"] == now["max_files"] == "66"
+    assert post(boss, "/admin/settings", **now | {"max_files": "2000"}).status_code == 303
+    assert services.settings.max_files == 2000
+    add_person(services, "ann")
+    old = shown_before(boss.get("/admin/users/ann"))
+    post(boss, "/admin/users/ann", **old | {"role": "admin"})
+    told = post(boss, "/admin/users/ann", **old | {"role": "user"})
+    assert told.status_code == 409 and "Nothing was saved" in told.text
+    # More digits than Python reads as a number.
+    assert post(boss, "/admin/users/ann", pages_per_day="9" * 5000).status_code == 400
+
+
+def test_of_saves_at_the_same_time_one_is_told(
+    services: Services, boss: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another save is stored between the form's own look at the settings and its write."""
+    page = shown_before(boss.get("/admin/settings"))
+    store = admin_server.store_settings
+
+    async def after_another(services: Services, *arguments: Any) -> Any:
+        await store(services, arguments[0], {"max_files": 21})
+        return await store(services, *arguments)
+
+    monkeypatch.setattr(admin_server, "store_settings", after_another)
+    told = post(boss, "/admin/settings", **page | {"max_files": "22"})
+    assert told.status_code == 409 and services.settings.max_files == 21
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("max_files", str(10**19)),
+        ("rate_limit", str(10**30)),
+        ("job_timeout", "1e300"),
+        ("max_upload_size", "9" * 40),
+    ],
+)
+def test_a_number_that_no_database_holds_is_refused(
+    services: Services, boss: httpx.Client, name: str, text: str
+) -> None:
+    before = services.settings
+    wrong = post(boss, "/admin/settings", **{name: text})
+    assert wrong.status_code == 400
+    (alert,) = re.findall('role="alert">([^<]*)<', wrong.text)
+    assert alert.startswith(name.replace("_", " ").capitalize()), alert
+    assert services.settings == before
+
+
+def test_a_preset_is_changed_by_a_form_that_has_it(services: Services, boss: httpx.Client) -> None:
+    post(boss, "/admin/presets", name="mine", description="For old scans", denoise="low")
+    page = boss.get("/admin/models?preset=mine").text
+    assert 'value="For old scans"' in page and "preset=mine#presets" in page
+    form = dict(re.findall(r'id="preset-\w+" name="(\w+)" value="([^"]*)"', page))
+    assert post(boss, "/admin/presets", **form).status_code == 303
+    assert boss.get("/admin/models?preset=mine").text == page
+    assert 'value="For old scans"' not in boss.get("/admin/models?preset=art").text
 
 
 @pytest.mark.parametrize("types", ["nonsense", "png, exe", ".jpg, .", "*"])
@@ -365,7 +440,11 @@ def test_types_that_cannot_be_read_are_not_accepted(
     services: Services, boss: httpx.Client, types: str
 ) -> None:
     wrong = post(boss, "/admin/settings", accepted_types=types)
-    assert wrong.status_code == 400 and "no type that can be read" in wrong.text
+    assert (
+        wrong.status_code == 400
+        and "no type that can be read" in wrong.text
+        and "Accepted types has" in wrong.text
+    )
     assert services.settings.accepted_types == ()
     assert post(boss, "/admin/settings", accepted_types=".PNG, cbz").status_code == 303
     assert upload(boss, "1.png")

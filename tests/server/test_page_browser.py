@@ -556,6 +556,19 @@ def test_a_second_click_sends_a_form_once(admin: Browser) -> None:
     assert admin.path.startswith("/admin/users/thrice")
 
 
+def test_going_back_shows_the_values_in_force(admin: Browser) -> None:
+    admin.open("/admin/settings")
+    admin.fill(max_files="66")
+    admin.wait_for_text("The change is saved.")
+    admin.driver.back()
+    field = "return [...document.querySelectorAll('[name$=max_files]')].map((each) => each.value)"
+    wait_for(lambda: admin.run(field) == ["66", "66"])
+    admin.fill(max_files="2000")
+    admin.wait_for_text("The change is saved.")
+    admin.open("/admin/settings")
+    assert admin.run(field) == ["2000", "2000"]
+
+
 def test_a_refused_form_leads_back_to_what_was_typed(admin: Browser) -> None:
     admin.open("/admin/models")
     admin.run("document.querySelector('#bad')?.remove()")

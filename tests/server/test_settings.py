@@ -63,7 +63,7 @@ def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     ("variables", "message"),
     [
         ({"RATE_LIMIT_PER_MINUTE": "many"}, "RATE_LIMIT_PER_MINUTE must be a whole number, not 'many'"),
-        ({"RATE_LIMIT_PER_MINUTE": "0"}, "RATE_LIMIT_PER_MINUTE must be at least 1, not '0'"),
+        ({"RATE_LIMIT_PER_MINUTE": "0"}, "RATE_LIMIT_PER_MINUTE must be between 1 and 1000000000, not '0'"),
         ({"COMIC_UPSCALE_PORT": "70000"}, "COMIC_UPSCALE_PORT must be"),
         ({"COMIC_UPSCALE_PUBLIC": "maybe"}, "COMIC_UPSCALE_PUBLIC must be true or false, not 'maybe'"),
         ({"COMIC_UPSCALE_ROLE": "boss"}, "COMIC_UPSCALE_ROLE must be one of all, server, worker"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
 from comic_upscale.server import accounts, audit, jobs, keys, queue, requeue, sessions, totp
+from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.auth import Password, key_json
 from comic_upscale.server.api.errors import ApiError, documented, not_found
@@ -20,6 +22,7 @@ from comic_upscale.server.database.schema import users
 from comic_upscale.server.jobs import Status, iso
 from comic_upscale.server.params import read_changes
 from comic_upscale.server.passwords import check_password
+from comic_upscale.server.services import Services
 
 router = api_router(
     prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
@@ -187,6 +190,29 @@ async def change_user(
     services: Server, admin: AdminAccount, username: str, change: UserChange
 ) -> dict[str, Any]:
     """Change the role, block or unblock, or set a password. Each of these ends the sessions of the user."""
+    return await store_user(services, admin, username, change)
+
+
+async def store_user(
+    services: Services,
+    admin: Account,
+    username: str,
+    change: UserChange,
+    check: Callable[[Mapping[str, Any]], None] = lambda user: None,
+) -> dict[str, Any]:
+    """Change a user, and return the user as JSON.
+
+    Args:
+        services: of the server.
+        admin: who changes the user.
+        username: of the user.
+        change: what changes.
+        check: may refuse the change by the row of the user, which nobody changes meanwhile.
+
+    Raises:
+        ApiError: 404, there is no such user; 409, it is the last administrator.
+        SettingsError: the password is not allowed.
+    """
     given = change.model_dump(exclude_unset=True)
     password, reset_totp = given.pop("password", None), given.pop("reset_totp", False)
     hashed = None if password is None else await services.passwords.hash(check_password(password, username))
@@ -195,6 +221,7 @@ async def change_user(
         user = accounts.find_user(connection, username)
         if user is None or user["role"] == "anonymous":
             raise not_found("user")
+        check(user)
         values = {name: value for name, value in given.items() if value is not None or name in _LIMITS}
         if hashed is not None:
             accounts.set_password(connection, user["id"], hashed, must_change=True)

@@ -80,6 +80,10 @@ async def find_places(services: Services, asked: FolderJob) -> tuple[Path, Path]
     Raises:
         FieldError: a path is not allowed.
     """
+    if is_address(asked.output or ""):
+        raise FieldError(
+            "output", "the results of a folder go into a folder: give its path, or leave the output out"
+        )
     source = await _find(services, "input", asked.input, must_exist=True)
     output = (
         await asyncio.to_thread(output_in_place, source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Body, Header, Query
@@ -11,12 +11,14 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.engine import Connection
 
 from comic_upscale.server import audit, job_log, jobs, overrides, sessions
+from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.errors import documented, not_found
 from comic_upscale.server.api.events import RECONNECT_MS, event_number
 from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.jobs import iso
 from comic_upscale.server.recent_log import MOST_LINES, LogLine
+from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions
 
@@ -44,9 +46,30 @@ async def show_settings(services: Server, admin: AdminAccount) -> dict[str, Any]
 @router.post("/settings", summary="Change settings")
 async def change_settings(services: Server, admin: AdminAccount, changes: Changes) -> dict[str, Any]:
     """Change limits, accepted types and retention. They are in force at once, and survive a restart."""
+    return await store_settings(services, admin, changes)
+
+
+async def store_settings(
+    services: Services,
+    admin: Account,
+    changes: Mapping[str, Any],
+    check: Callable[[ServerSettings], None] = lambda now: None,
+) -> dict[str, Any]:
+    """Change settings, and return all of them as JSON.
+
+    Args:
+        services: of the server.
+        admin: who changes them.
+        changes: values by name, as JSON.
+        check: may refuse the change by the settings in force, which nobody changes meanwhile.
+
+    Raises:
+        SettingsError: as for `overrides.change`.
+    """
     started = services.live.started
 
     def write(connection: Connection) -> ServerSettings:
+        check(overrides.effective(connection, started))
         changed = overrides.change(connection, started, changes, user_id=admin.user_id)
         audit.record(connection, admin, "settings.change", None, changes=changes)
         return changed

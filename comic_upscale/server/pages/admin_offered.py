@@ -22,7 +22,8 @@ from comic_upscale.server.pages.forms import check_conflicts, typed_fields
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
-from comic_upscale.settings.options import definitions, value_from_text
+from comic_upscale.server.words import as_sentence
+from comic_upscale.settings.options import as_flag, definitions, value_from_text
 
 router = page_router(prefix="/admin")
 
@@ -34,9 +35,11 @@ _RECENT_JOBS = 10_000
 
 
 @router.get("/models")
-async def show_models(request: Request, services: Server, admin: Admin) -> Response:
-    """List the models, with how often recent jobs used them, and the presets."""
-    return await models_page(request, services, admin)
+async def show_models(
+    request: Request, services: Server, admin: Admin, preset: Annotated[str, Query(max_length=64)] = ""
+) -> Response:
+    """List the models, with how often recent jobs used them, and the presets; the form has the one that is named."""
+    return await models_page(request, services, admin, preset=preset)
 
 
 @router.post("/models/{name}/delete")
@@ -120,15 +123,20 @@ async def show_settings(request: Request, services: Server, admin: Admin) -> Res
 async def change_settings(request: Request, services: Server, admin: Admin) -> Response:
     """Change settings: the fields that differ from the values in force."""
     form = await request.form(max_fields=100)
-    now = {name: _as_text(getattr(services.settings, name)) for name in CHANGEABLE}
-    typed = typed_fields(form, now)
+    now = _texts(services.settings)
+    typed: dict[str, str] = {}
     try:
-        check_conflicts(form, typed, now)
-        await admin_server.change_settings(services, admin.account, _changes(typed))
+        typed = typed_fields(form, now)
+        if not typed:
+            return go_to(request, "/admin/settings", "unchanged")
+        await admin_server.store_settings(
+            services, admin.account, _changes(typed),
+            lambda now: check_conflicts(form, typed, _texts(now)),
+        )  # fmt: skip
     except (ApiError, ComicUpscaleError) as error:
         shown = as_api_error(error)
         return await _settings_page(
-            request, services, admin, status=shown.status, error=shown.message, typed=typed
+            request, services, admin, status=shown.status, error=_in_labels(shown.message), typed=typed
         )
     return go_to(request, "/admin/settings", "changed")
 
@@ -164,6 +172,7 @@ async def models_page(
     status: int = 200,
     error: str | None = None,
     form: Mapping[str, str] | None = None,
+    preset: str = "",
 ) -> Response:
     """Return the page of models and presets.
 
@@ -174,6 +183,7 @@ async def models_page(
         status: of the response.
         error: why a preset was not saved.
         form: what was typed for it.
+        preset: the one to change.
     """
 
     def read(connection: Connection) -> dict[str, int]:
@@ -190,6 +200,9 @@ async def models_page(
     used = await services.database.read_async(read)
     listed = await admin_offered.list_models(services, admin.account)
     presets = await admin_offered.list_presets(services, admin.account)
+    for each in presets["presets"]:
+        if each["name"] == preset and each["is_own"]:
+            form = {"name": preset, "description": each["description"], **each["options"]}
     return render(
         request, "models.html", status=status, error=error, form=form or {}, **listed, **presets, used=used,
         most_bytes=admin_offered.MOST_MODEL_BYTES,
@@ -214,6 +227,21 @@ async def _settings_page(
         for each in listed["settings"]
     ]  # fmt: skip
     return render(request, "settings.html", status=status, error=error, settings=shown)
+
+
+def _texts(settings: ServerSettings) -> dict[str, str]:
+    """Return the settings that can be changed, as the form shows them."""
+    return {name: _as_text(getattr(settings, name)) for name in CHANGEABLE}
+
+
+def _in_labels(message: str) -> str:
+    """Return a message that names settings as the form does."""
+    for option in definitions(ServerSettings):
+        if option.name in CHANGEABLE:
+            label = option.name.replace("_", " ")
+            for name in (as_flag(option.name), f"server.{option.name}", option.name):
+                message = message.replace(name, label)
+    return as_sentence(message)
 
 
 def _as_text(value: Any) -> str:

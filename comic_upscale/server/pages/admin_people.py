@@ -78,10 +78,15 @@ async def change_user(
     """Change the role and the limits of a user: the fields that somebody changed."""
     form = await request.form(max_fields=100)
     now = _fields(await _find_user(services, username))
-    typed = typed_fields(form, now)
+    typed: dict[str, str] = {}
     try:
-        check_conflicts(form, typed, now)
-        await admin_api.change_user(services, admin.account, username, _change(typed))
+        typed = typed_fields(form, now)
+        if not typed:
+            return go_to(request, f"/admin/users/{username}", "unchanged")
+        await admin_api.store_user(
+            services, admin.account, username, _change(typed),
+            lambda user: check_conflicts(form, typed, _fields(user)),
+        )  # fmt: skip
     except (ApiError, ComicUpscaleError) as error:
         shown = as_api_error(error)
         return await _user_page(
@@ -196,7 +201,9 @@ async def _find_user(services: Services, username: str) -> Mapping[str, Any]:
 
 def _fields(user: Mapping[str, Any]) -> dict[str, str]:
     """Return what the form for a user shows. It shows whole megabytes, while the REST interface sets bytes."""
-    megabytes = None if user["bytes_per_day"] is None else int(user["bytes_per_day"]) // _MB
+    size = user["bytes_per_day"]
+    # A limit of less than a megabyte is not one of none.
+    megabytes = None if size is None else max(int(size) // _MB, min(size, 1))
     limits = {
         "jobs_at_once": user["jobs_at_once"],
         "pages_per_day": user["pages_per_day"],
@@ -238,7 +245,7 @@ def _limit(text: str, what: str, *, least: int = 0, most: int = 1 << 31) -> int 
     plain = text.strip().replace(",", "")
     if not plain:
         return None
-    if not (plain.isascii() and plain.isdigit()) or not least <= int(plain) <= most:
+    if not (plain.isascii() and plain.isdigit() and len(plain) <= 20) or not least <= int(plain) <= most:
         raise ApiError(
             400,
             "invalid",

@@ -89,7 +89,9 @@ def error_page(request: Request, error: ApiError) -> Response:
 def _add_error_handlers(app: FastAPI, services: Services) -> None:
     @app.exception_handler(SignInError)
     async def on_sign_in(request: Request, error: SignInError) -> Response:
-        response = go_to(request, error.target)
+        # What a form asked for was not done.
+        notice = "expired" if request.method == "POST" and error.target.startswith("/sign-in") else None
+        response = go_to(request, error.target, notice)
         if wants_part(request):
             # A part of a page was asked for: the whole page goes there, not the part.
             return Response(status_code=401, headers={"HX-Refresh": "true"})

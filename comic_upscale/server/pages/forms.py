@@ -16,16 +16,23 @@ def typed_fields(form: Mapping[str, object], now: Mapping[str, str]) -> dict[str
     Args:
         form: its fields.
         now: the values in force, as the page would show them now.
+
+    Raises:
+        ApiError: 409, nobody changed a field, and the page was older than a value in force: whoever sent it may have
+            typed an older value.
     """
-    return {
-        name: str(form[name]).strip()
-        for name in now
-        if name in form and str(form[name]).strip() != _before(form, name, now)
-    }
+    given = {name: str(form[name]).strip() for name in now if name in form}
+    typed = {name: text for name, text in given.items() if text != _before(form, name, now)}
+    if not typed and any(text != now[name] for name, text in given.items()):
+        raise ApiError(
+            409, "changed_meanwhile",
+            "Nothing was saved: the page was older than the values in force. It shows these now.",
+        )  # fmt: skip
+    return typed
 
 
 def check_conflicts(form: Mapping[str, object], typed: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Refuse a form with a field that somebody else has changed since the page was made.
+    """Refuse a form with fields that were changed since its page was made.
 
     Args:
         form: its fields.
@@ -33,17 +40,16 @@ def check_conflicts(form: Mapping[str, object], typed: Mapping[str, str], now: M
         now: the values in force.
 
     Raises:
-        ApiError: 409, there is such a field.
+        ApiError: 409, there are such fields.
     """
-    for name, text in typed.items():
-        if text != now[name] != _before(form, name, now):
-            label = name.replace("_", " ")
-            raise ApiError(
-                409, "changed_meanwhile",
-                f"Somebody else has changed {label} to {now[name] or 'nothing'} meanwhile. "
-                f"Save again to set it to {text or 'nothing'}.",
-                field=name,
-            )  # fmt: skip
+    clashes = [name for name, text in typed.items() if text != now[name] != _before(form, name, now)]
+    if clashes:
+        told = ", ".join(f"{name.replace('_', ' ')} to {now[name] or 'nothing'}" for name in clashes)
+        raise ApiError(
+            409, "changed_meanwhile",
+            f"After this page was made, somebody changed {told}. The fields have your values: save again to keep them.",
+            field=clashes[0],
+        )  # fmt: skip
 
 
 def _before(form: Mapping[str, object], name: str, now: Mapping[str, str]) -> str:

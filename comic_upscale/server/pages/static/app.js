@@ -39,18 +39,23 @@ if (theme) {
   show();
 }
 
-// A second click while the answer of a form is on its way sends nothing.
+// A second click while the answer of a form is on its way sends nothing. With Ctrl the answer goes to another tab.
+let goesElsewhere = false;
+document.addEventListener("click", (event) => { goesElsewhere = event.ctrlKey || event.metaKey || event.shiftKey; }, true);
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.dataset.sent) { event.preventDefault(); return; }
   const question = event.submitter?.dataset.confirm || form.dataset.confirm;
   if (question && !window.confirm(question)) { event.preventDefault(); return; }
-  if (event.defaultPrevented || form.method !== "post") return;
+  if (event.defaultPrevented || form.method !== "post" || goesElsewhere) return;
   form.dataset.sent = "yes";
-  setTimeout(() => delete form.dataset.sent, 10000);
+  setTimeout(() => delete form.dataset.sent, 3000);
 });
-// A page that the browser kept and shows again has sent nothing yet.
-window.addEventListener("pageshow", () => document.querySelectorAll("form[data-sent]").forEach((form) => delete form.dataset.sent));
+// A page that the browser kept and shows again has sent nothing yet. Its values may be older than those in force.
+window.addEventListener("pageshow", (event) => {
+  document.querySelectorAll("form[data-sent]").forEach((form) => delete form.dataset.sent);
+  if (event.persisted && document.querySelector("input[name^='before.']")) location.reload();
+});
 
 // The browser keeps what was typed in the page before.
 document.querySelectorAll("button[data-back]").forEach((button) => {
