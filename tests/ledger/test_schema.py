@@ -7,6 +7,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
+
+from comic_upscale.errors import LedgerError
 from comic_upscale.ledger.columns import column
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE, column_migrations
@@ -30,6 +33,15 @@ def test_the_names_of_migrations_stay_and_new_ones_come_at_the_end(tmp_path: Pat
             f"select name from {MIGRATIONS_TABLE} where migration_set = ? order by rowid", [MIGRATION_SET]
         )
         assert tuple(name for (name,) in applied) == names
+
+
+def test_a_path_that_is_too_long_for_sqlite_is_named(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["x" * 90] * 6)
+    folder.mkdir(parents=True)
+    with pytest.raises(
+        LedgerError, match="bytes, and SQLite takes 500: choose an output folder with a shorter path"
+    ):
+        Ledger(folder / "ledger.sqlite3")
 
 
 def test_every_column_of_a_finished_page_is_recorded(tmp_path: Path) -> None:

@@ -428,7 +428,7 @@ def test_a_number_that_no_database_holds_is_refused(
 def test_a_preset_is_changed_by_a_form_that_has_it(services: Services, boss: httpx.Client) -> None:
     post(boss, "/admin/presets", name="mine", description="For old scans", denoise="low")
     page = boss.get("/admin/models?preset=mine").text
-    assert 'value="For old scans"' in page and "preset=mine#presets" in page
+    assert 'value="For old scans"' in page and "preset=mine#preset-form" in page
     form = dict(re.findall(r'id="preset-\w+" name="(\w+)" value="([^"]*)"', page))
     assert post(boss, "/admin/presets", **form).status_code == 303
     assert boss.get("/admin/models?preset=mine").text == page
