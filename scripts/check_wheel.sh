@@ -50,7 +50,7 @@ if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
 fi
 state=$folder/ledger/state
 entry() {
-    "${user[@]}" env -i PATH="$folder/opt/bin:$PATH" HOME=/ XDG_STATE_HOME="$state" \
+    ${user[@]+"${user[@]}"} env -i PATH="$folder/opt/bin:$PATH" HOME=/ XDG_STATE_HOME="$state" \
         COMIC_UPSCALE_INPUT="$folder/input" COMIC_UPSCALE_OUTPUT="$folder/output" \
         COMIC_UPSCALE_LEDGER="$folder/ledger/ledger.sqlite3" "$folder/opt/bin/entrypoint.sh" "$@"
 }

@@ -11,16 +11,22 @@ shift
 
 uv=$(dirname "$python")/uv
 [ -x "$uv" ] || uv=$(command -v uv || true)
+# What pip is told of other places, or of none, uv would not know.
+[ -z "${PIP_NO_INDEX:-}" ] || uv=
 if [ -n "$uv" ]; then
     # uv reads no settings of pip. The index and the constraints of this machine count for it, too.
     settings=$("$python" -m pip config list 2>/dev/null || true)
     setting() { printf '%s\n' "$settings" | sed -n "s/^global\.$1='\(.*\)'\$/\1/p"; }
     index=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$(setting index-url)}}
-    [ -z "$index" ] || export UV_DEFAULT_INDEX=$index
+    # It would count before an index among the options.
+    case " $* " in
+        *" --index-url "*) ;;
+        *) [ -z "$index" ] || export UV_DEFAULT_INDEX=$index ;;
+    esac
     # Those of an option would take the place of those of a variable.
     constraints=()
     for file in ${PIP_CONSTRAINT:-$(setting constraint)}; do constraints+=(--constraint "$file"); done
-    if "$uv" pip install --quiet --python "$python" "${constraints[@]}" "$@"; then exit; fi
+    if "$uv" pip install --quiet --python "$python" ${constraints[@]+"${constraints[@]}"} "$@"; then exit; fi
     echo "note: uv could not install this: pip tries it" >&2
 fi
 exec "$python" -m pip install --quiet --disable-pip-version-check "$@"

@@ -269,7 +269,8 @@ class _Round:
             ProtocolError: it is of another page, or is not what it says.
         """
         outcome = outcome_of(frame, time.perf_counter())
-        task = self._in_flight.pop(outcome.row_id, None)
+        # Whatever the worker sent as JSON.
+        task = self._in_flight.pop(outcome.row_id, None) if isinstance(outcome.row_id, int) else None
         if task is None:
             raise ProtocolError("it sent an outcome of a page that it does not have")
         if isinstance(outcome, PageUpscaled):
@@ -356,7 +357,7 @@ def _busy_of(frame: Frame) -> dict[str, float]:
     try:
         return {str(stage): float(share) for stage, share in frame.fields["busy"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise ProtocolError("it sent an outcome that cannot be read") from None
+        raise ProtocolError("an outcome arrived that cannot be read") from None
 
 
 def _info_of(frame: Frame) -> ExecutorInfo:

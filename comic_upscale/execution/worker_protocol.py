@@ -42,7 +42,7 @@ _HEADER = struct.Struct("!IQ")
 
 
 class ProtocolError(ComicUpscaleError):
-    """The other side sent something that is not a frame."""
+    """The other side sent something that is not a frame, or one that makes no sense."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def outcome_of(frame: Frame, made_at: float) -> PageOutcome:
                 return PageSkipped(**facts)
     except (KeyError, TypeError, AttributeError):
         pass
-    raise ProtocolError("it sent an outcome that cannot be read")
+    raise ProtocolError("an outcome arrived that cannot be read")
 
 
 def within_fields(within: Mapping[int, PageProgress]) -> list[list[Any]]:

@@ -38,7 +38,7 @@ from comic_upscale.server.api import (
     uploads,
     watches,
 )
-from comic_upscale.server.api.errors import add_error_handlers, error_response
+from comic_upscale.server.api.errors import BodyTooLargeError, add_error_handlers, error_response
 from comic_upscale.server.api.openapi import describe
 from comic_upscale.server.api.routing import MOST_BODY
 from comic_upscale.server.ids import new_id
@@ -106,10 +106,6 @@ def _routes() -> tuple[BaseRoute, ...]:
     return tuple(route for topic in topics for route in topic.router.routes)
 
 
-class _BodyTooLargeError(Exception):
-    """The framework refused the body of a request."""
-
-
 class _EveryRequest:
     """Gives a request its id, logs it, and adds the headers of every response."""
 
@@ -131,7 +127,7 @@ class _EveryRequest:
                 headers = MutableHeaders(scope=message)
                 if status == 413 and headers.get("content-type", "").startswith("text/plain"):
                     # The limit of a body answers before the handlers of errors do.
-                    raise _BodyTooLargeError
+                    raise BodyTooLargeError
                 location = headers.get("location", "")
                 if location.startswith("/") and (root := scope.get("root_path")):
                     # Routes name their targets below the root of the server, wherever a proxy shows it.
@@ -147,7 +143,7 @@ class _EveryRequest:
         token = log_context.request_id.set(request_id)
         try:
             await self._app(scope, receive, send_more)
-        except _BodyTooLargeError:
+        except BodyTooLargeError:
             await error_response(413, "too_large", _TOO_LARGE, None, {"Connection": "close"})(
                 scope, receive, send_more
             )

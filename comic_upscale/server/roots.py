@@ -10,6 +10,8 @@ from pathlib import Path
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.paths import LEDGER_NAME, LONGEST_LEDGER, MARKER_FOLDER
 
+LONGEST_NAME = 255
+"""Bytes of the name of a folder."""
 OUTPUT = "upscaled"
 """The folder beside its pages into which a library is upscaled in place."""
 
@@ -105,6 +107,11 @@ def check_output(folder: Path) -> None:
     room = LONGEST_LEDGER - len(f"/{MARKER_FOLDER}/{LEDGER_NAME}")
     if len(os.fsencode(folder)) > room:
         raise SettingsError(f"the path of the output has more than {room} bytes: choose a shorter one")
+    # Below a folder that does not exist yet, the system does not say so.
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in folder.parts):
+        raise SettingsError(
+            f"a name in the path of the output has more than {LONGEST_NAME} bytes: choose a shorter one"
+        )
     try:
         if folder.exists() and not folder.is_dir():
             raise SettingsError(f"the path {str(folder)[:200]} is a file: choose a folder for the results")

@@ -22,8 +22,8 @@ LITTER = frozenset(
 JPEGs that look like pages. "#recycle" and "@recycle" are the bins of a Synology and a QNAP."""
 
 LEDGER_NAME = "ledger.sqlite3"
-LONGEST_LEDGER = 500
-"""Bytes of the path of a ledger. SQLite takes 512, with the endings of its own files."""
+LONGEST_LEDGER = 504
+"""Bytes of the path of a ledger. SQLite takes 512, with the ``-journal`` of its own file."""
 
 _ANSWERS = "answers"
 

@@ -39,7 +39,7 @@ def test_a_path_that_is_too_long_for_sqlite_is_named(tmp_path: Path) -> None:
     folder = tmp_path.joinpath(*["x" * 90] * 6)
     folder.mkdir(parents=True)
     with pytest.raises(
-        LedgerError, match="bytes, and SQLite takes 500: choose an output folder with a shorter path"
+        LedgerError, match="bytes, and SQLite takes 504: choose an output folder with a shorter path"
     ):
         Ledger(folder / "ledger.sqlite3")
 

@@ -421,6 +421,28 @@ def test_packages_are_installed_by_uv_and_by_pip_where_it_fails(tmp_path: Path, 
     assert ("uv could not install" in ended.stderr) is not works
 
 
+@pytest.mark.parametrize(
+    ("words", "index"),
+    [(("torch",), "https://own.example/simple"), (("--index-url", "https://torch.example", "torch"), "")],
+)
+def test_an_index_among_the_options_counts_before_that_of_pip(
+    tmp_path: Path, words: tuple[str, ...], index: str
+) -> None:
+    asked = tmp_path / "asked"
+    for name in ("uv", "python"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "${{UV_DEFAULT_INDEX:-}}" "$@" >>"{asked}"\n')
+        program.chmod(0o755)
+    ended = run(
+        "install_packages.sh", tmp_path / "python", *words,
+        PIP_INDEX_URL="https://own.example/simple", PIP_CONSTRAINT="", UV_DEFAULT_INDEX="",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    (call,) = [line for line in asked.read_text().splitlines() if line.startswith("uv ")]
+    python = tmp_path / "python"
+    assert call == f"uv {index} pip install --quiet --python {python} {' '.join(words)}"
+
+
 def test_the_image_takes_pytorch_from_its_own_index_first() -> None:
     arguments = ["--source", REPOSITORY, "--prefix", "/opt/x", "--dry-run"]
     plain = run("install_image.sh", *arguments).stdout

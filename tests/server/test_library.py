@@ -162,6 +162,7 @@ def test_the_limits_of_users_count_in_the_library(services: Services, boss: http
         "x" * 300,
         "/".join(["x" * 208] * 19),
         "/".join(["x" * 90] * 7),
+        "new/" + "x" * 300,
         "s3://b/x",
         "cover.png/inside",
         "cover.png",

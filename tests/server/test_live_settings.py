@@ -90,7 +90,7 @@ def test_a_read_that_began_before_a_change_does_not_undo_it(
         {"retention_days": 3_000_000}, {"anonymous_hours": 1e300},
         {"rate_limit": 0}, {"rate_limit": "many"}, {"retention_days": -1}, {"data": "/tmp"}, {"secret_key": "x" * 20},
         {"max_files": 1.5}, {"min_free_disk": 200}, {"accepted_types": "png"}, {"accepted_types": ["png", "exe"]},
-        {"nothing": 1},        {"rate_limit": 5, "max_files": 0},
+        {"nothing": 1}, {"rate_limit": 5, "max_files": 0},
     ],
 )  # fmt: skip
 def test_a_wrong_setting_changes_nothing(

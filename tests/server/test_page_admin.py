@@ -363,7 +363,7 @@ def test_two_people_change_a_user_at_a_time(services: Services, boss: httpx.Clie
     assert told.status_code == 303
     services.database.write(lambda c: c.execute(sa.update(users).values(bytes_per_day=None)))
     told = post(boss, "/admin/users/ann", **second | {"pages_per_day": "4", "megabytes_per_day": "12"})
-    assert told.status_code == 409 and "somebody changed pages per day to 3." in told.text
+    assert told.status_code == 409 and "somebody changed pages a day to 3." in told.text
     assert 'value="4"' in told.text and 'value="12"' in told.text
 
 
@@ -432,6 +432,14 @@ def test_a_preset_is_changed_by_a_form_that_has_it(services: Services, boss: htt
     form = dict(re.findall(r'id="preset-\w+" name="(\w+)" value="([^"]*)"', page))
     assert post(boss, "/admin/presets", **form).status_code == 303
     assert boss.get("/admin/models?preset=mine").text == page
+    post(boss, "/admin/presets", name="larger", factor="2.5", model="realesr-animevideov3")
+    page = boss.get("/admin/models?preset=larger").text
+    assert 'name="factor" value="2.5"' in page and "<option selected>realesr-animevideov3" in page
+    # What only the REST interface sets would be lost.
+    with client_of(services, make_key(services, "chief", "admin")) as chief:
+        body = {"description": "", "options": {"factor": "2", "tta": "true"}}
+        assert chief.put("/api/v1/admin/presets/whole", json=body).status_code == 200
+    assert "preset=whole" not in boss.get("/admin/models").text
     assert 'value="For old scans"' not in boss.get("/admin/models?preset=art").text
 
 

@@ -110,6 +110,14 @@ def page_routes() -> list[tuple[set[str], str]]:
     return [(route.methods, route.path) for router in ROUTERS for route in router.routes]  # type: ignore[attr-defined]
 
 
+def test_a_form_that_is_far_too_large_is_refused_without_a_traceback(
+    services: Services, ann: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    form = {"csrf_token": csrf_of(ann.get("/account")), "name": "x" * (2 << 20)}
+    assert ann.post("/account/keys", data=form).status_code == 413
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_visitors_see_the_sign_in_page_alone(services: Services, visitor: httpx.Client) -> None:
     open_pages = {"/sign-in", "/setup/{token}", "/static/{name}", "/shared/{token}"}
     for methods, path in page_routes():

@@ -255,6 +255,7 @@ def as_facts(**changed: object) -> Callable[[dict[str, Any], bytes], tuple[dict[
         (lambda fields, data: (fields, data[:-1]), "arrived damaged"),
         (as_facts(row_id=9999), "a page that it does not have"),
         (as_facts(row_id=None), "a page that it does not have"),
+        (as_facts(row_id={}), "a page that it does not have"),
         (as_facts(unknown=1), "cannot be read"),
         (lambda fields, data: ({**fields, "state": "perhaps"}, data), "cannot be read"),
     ],
@@ -271,7 +272,7 @@ def test_an_output_that_is_not_the_page_does_not_count(
         broken.setattr(listen, "outcome_fields", lambda outcome: spoil(*outcome_fields(outcome)))
         worker = Background(folder / "w", NearestEngine(limit=1))
         try:
-            with pytest.raises(DeviceError, match=f"cannot go on: it .*{words}.*Run the same command again"):
+            with pytest.raises(DeviceError, match=f"cannot go on: .*{words}.*Run the same command again"):
                 run_job(job, worker=folder / "w", open_engines=lambda *_: [])
         finally:
             worker.close()

@@ -62,7 +62,7 @@ class FluxOptions:
         Path | None,
         Opt(
             "A .safetensors file with the encoded prompt. auto: FLUX.2-klein and FLUX.1 encode the prompt once and "
-            "keep it, so that their text encoders, which are larger than the rest, are not loaded again.",
+            "keep it, so that their text encoders, which take 8 to 10 GB, are not loaded again.",
             parse=Path, write=identity_of_file, fingerprint="if-changed",
         ),
     ] = None  # fmt: skip
@@ -140,7 +140,7 @@ class FluxFactory(EngineFactory):
     name = NAME
     summary = "FLUX and other diffusion models, in tiles after a first pass. Slow; draws details that were not there."
     options = FluxOptions
-    packages = ("diffusers", "transformers", "accelerate", "gguf")
+    packages = ("diffusers", "transformers", "accelerate", "gguf", "huggingface_hub")
     install = "pip install 'comic-upscale[flux]'"
 
     def identify(self, spec: EngineSpec) -> Identity:

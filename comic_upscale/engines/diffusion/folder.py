@@ -65,9 +65,10 @@ class PipelineFolder:
             kind = str(index["_class_name"])
         except (OSError, ValueError, KeyError, TypeError):
             if _is_hub_name(named):
+                name = named.as_posix()
                 raise WeightsError(
-                    f"the pipeline {named.as_posix()} is not on this machine: run `hf download {named.as_posix()}`, or "
-                    "name the folder of another one with --engine-option pipeline=FOLDER"
+                    f"the pipeline {name} is no folder here, and was not downloaded, or not all of it: run "
+                    f"`hf download {name}`, or name the folder of another one with --engine-option pipeline=FOLDER"
                 ) from None
             raise WeightsError(
                 f"{path} is not the folder of a diffusers pipeline, with a {INDEX}: download one, for example with "
@@ -169,19 +170,31 @@ def find_pipeline(path: Path) -> Path:
     Args:
         path: the folder, or a name of the Hugging Face hub that ``hf download NAME`` has put into its cache. Nothing is
             downloaded.
+
+    Raises:
+        SettingsError: a name is given, and the package that knows the cache is not installed.
     """
-    if path.is_dir() or not _is_hub_name(path):
+    if not _is_hub_name(path):
         return path
     try:
         from huggingface_hub import snapshot_download
-
+    except ImportError:
+        raise SettingsError(
+            "--engine flux needs huggingface_hub, which is not installed: pip install 'comic-upscale[flux]'"
+        ) from None
+    try:
         return Path(snapshot_download(path.as_posix(), local_files_only=True))
-    except (ImportError, OSError, ValueError):
+    except (OSError, ValueError):
         return path
 
 
 def _is_hub_name(path: Path) -> bool:
-    return _HUB_NAME.fullmatch(path.as_posix()) is not None
+    """Whether it is a name of the hub and no folder of this machine."""
+    return (
+        _HUB_NAME.fullmatch(path.as_posix()) is not None
+        and ".." not in path.parts
+        and not path.parent.is_dir()
+    )
 
 
 def _is_distilled(path: Path, kind: str, index: Any) -> bool:

@@ -207,7 +207,7 @@ async def store_user(
         admin: who changes the user.
         username: of the user.
         change: what changes.
-        check: may refuse the change by the row of the user, which nobody changes meanwhile.
+        check: may refuse the change by the row of the user, in the transaction of the change.
 
     Raises:
         ApiError: 404, there is no such user; 409, it is the last administrator.

@@ -90,10 +90,7 @@ async def find_places(services: Services, asked: FolderJob) -> tuple[Path, Path]
         if asked.output is None
         else await _find(services, "output", asked.output, must_exist=False)
     )
-    try:
-        await asyncio.to_thread(check_output, output)
-    except SettingsError as error:
-        raise FieldError("output", str(error)) from None
+    await _check_output(output)
     if output == source or source.is_relative_to(output):
         raise FieldError("output", "the output folder must not contain the input: choose another one")
     roots = services.settings.root_folders
@@ -113,6 +110,7 @@ async def _queue_bucket_job(
         field = "output"
         if asked.output is not None and not is_address(asked.output):
             folder = await _find(services, "output", asked.output, must_exist=False)
+            await _check_output(folder)
             return await _store(services, admin, source.address, str(folder), params, lane)
         output = bucket_output(source) if asked.output is None else find_in_bucket(buckets, asked.output)
         if output.contains(source):
@@ -135,6 +133,13 @@ async def _store(
     created = await services.database.write_async(write)
     services.wake()
     return created
+
+
+async def _check_output(folder: Path) -> None:
+    try:
+        await asyncio.to_thread(check_output, folder)
+    except SettingsError as error:
+        raise FieldError("output", str(error)) from None
 
 
 async def _find(services: Services, field: str, text: str, *, must_exist: bool) -> Path:

@@ -61,7 +61,7 @@ async def store_settings(
         services: of the server.
         admin: who changes them.
         changes: values by name, as JSON.
-        check: may refuse the change by the settings in force, which nobody changes meanwhile.
+        check: may refuse the change by the settings in force, in the transaction of the change.
 
     Raises:
         SettingsError: as for `overrides.change`.

@@ -71,6 +71,10 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
 
+class BodyTooLargeError(Exception):
+    """The framework refused the body of a request, and the app answers in its place."""
+
+
 def not_found(what: str) -> ApiError:
     """Return the error for an object that does not exist, or that the account may not see."""
     return ApiError(404, "not_found", f"There is no such {what}.")
@@ -172,5 +176,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_any_error(_request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, BodyTooLargeError):
+            raise error
         log.error("unexpected error", exc_info=error)
         return error_response(500, "internal", "Unexpected error; the log of the server has the details.")

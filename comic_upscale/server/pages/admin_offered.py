@@ -135,6 +135,8 @@ async def change_settings(request: Request, services: Server, admin: Admin) -> R
         )  # fmt: skip
     except (ApiError, ComicUpscaleError) as error:
         shown = as_api_error(error)
+        # Another server may have stored what this one refused.
+        await services.live.refresh(now=True)
         return await _settings_page(
             request, services, admin, status=shown.status, error=_in_labels(shown.message), typed=typed
         )
@@ -200,13 +202,23 @@ async def models_page(
     used = await services.database.read_async(read)
     listed = await admin_offered.list_models(services, admin.account)
     presets = await admin_offered.list_presets(services, admin.account)
-    for each in presets["presets"]:
-        if each["name"] == preset and each["is_own"]:
-            form = {"name": preset, "description": each["description"], **each["options"]}
+    forms = {each["name"]: found for each in presets["presets"] if (found := _form_of(each)) is not None}
     return render(
-        request, "models.html", status=status, error=error, form=form or {}, **listed, **presets, used=used,
+        request, "models.html", status=status, error=error, changeable=forms,
+        form=form or forms.get(preset) or {}, **listed, **presets, used=used,
         most_bytes=admin_offered.MOST_MODEL_BYTES,
     )  # fmt: skip
+
+
+def _form_of(preset: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return a preset of this server as its form shows it; None if it has options that the form has not."""
+    options = {name: str(value) for name, value in preset["options"].items()}
+    kind, _, factor = options.pop("size", "").partition(" ")
+    if kind:
+        options["factor"] = factor
+    if not preset["is_own"] or kind not in ("", "scale") or not options.keys() <= set(_FIELDS):
+        return None
+    return {"name": preset["name"], "description": preset["description"], **options}
 
 
 async def _settings_page(

@@ -81,7 +81,8 @@ async def change_user(
     typed: dict[str, str] = {}
     try:
         typed = typed_fields(form, now)
-        if not typed:
+        # Another role ends the sessions of the user, and the same one must not.
+        if all(text == now[name] for name, text in typed.items()):
             return go_to(request, f"/admin/users/{username}", "unchanged")
         await admin_api.store_user(
             services, admin.account, username, _change(typed),
@@ -216,7 +217,7 @@ def _fields(user: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _change(typed: Mapping[str, str]) -> admin_api.UserChange:
-    """Return the change that a form asks for. Another value, also the same one, would end the sessions of the user.
+    """Return the change that a form asks for.
 
     Raises:
         ApiError: 400, a value is not allowed.

@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server.api.access import path_of
-from comic_upscale.server.api.errors import ApiError, as_api_error, error_response
+from comic_upscale.server.api.cookies import read_session
+from comic_upscale.server.api.errors import ApiError, BodyTooLargeError, as_api_error, error_response
 from comic_upscale.server.pages import (
     account,
     admin,
@@ -90,7 +91,9 @@ def _add_error_handlers(app: FastAPI, services: Services) -> None:
     @app.exception_handler(SignInError)
     async def on_sign_in(request: Request, error: SignInError) -> Response:
         # What a form asked for was not done.
-        notice = "expired" if request.method == "POST" and error.target.startswith("/sign-in") else None
+        has_session = read_session(request) is not None
+        was_form = request.method == "POST" and error.target.startswith("/sign-in")
+        notice = "expired" if was_form and has_session else None
         response = go_to(request, error.target, notice)
         if wants_part(request):
             # A part of a page was asked for: the whole page goes there, not the part.
@@ -126,6 +129,8 @@ def _add_error_handlers(app: FastAPI, services: Services) -> None:
 
     @app.exception_handler(Exception)
     async def on_any_error(request: Request, error: Exception) -> Response:
+        if isinstance(error, BodyTooLargeError):
+            raise error
         log.error("unexpected error", exc_info=error)
         message = "Something unexpected happened. The log of the server has the details."
         return error_page(request, ApiError(500, "internal", message))

@@ -44,7 +44,10 @@ def check_conflicts(form: Mapping[str, object], typed: Mapping[str, str], now: M
     """
     clashes = [name for name, text in typed.items() if text != now[name] != _before(form, name, now)]
     if clashes:
-        told = ", ".join(f"{name.replace('_', ' ')} to {now[name] or 'nothing'}" for name in clashes)
+        told = ", ".join(
+            f"{name.replace('_per_day', ' a day').replace('_', ' ')} to {now[name] or 'nothing'}"
+            for name in clashes
+        )
         raise ApiError(
             409, "changed_meanwhile",
             f"After this page was made, somebody changed {told}. The fields have your values: save again to keep them.",

@@ -57,7 +57,7 @@ window.addEventListener("pageshow", (event) => {
   if (event.persisted && document.querySelector("input[name^='before.']")) location.reload();
 });
 
-// The browser keeps what was typed in the page before.
+// Most browsers keep what was typed in the page before.
 document.querySelectorAll("button[data-back]").forEach((button) => {
   button.hidden = false;
   button.addEventListener("click", () => history.back());
