@@ -93,17 +93,12 @@ def make_klein(folder: Path, *, width: int = 32) -> Path:
 
 def make_whole_klein(folder: Path) -> Path:
     """Write a FLUX.2-klein with a text encoder of as many layers as it takes the prompt from, and return the folder."""
-    from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     # The numbers of three layers are one word of the prompt.
     make_klein(folder, width=48)
     torch.manual_seed(8)
-    letters = [chr(code) for code in range(33, 127)]
-    pieces = {piece: number for number, piece in enumerate(["<|endoftext|>", *letters, "\u0120", "\u010a"])}
-    tokenizer = Qwen2TokenizerFast(
-        vocab=pieces, merges=[], pad_token="<|endoftext|>", unk_token="<|endoftext|>",
-        chat_template="{% for each in messages %}{{ each.content }}{% endfor %}",
-    )  # fmt: skip
+    tokenizer = qwen_tokenizer()
     encoder = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=27,
@@ -111,6 +106,18 @@ def make_whole_klein(folder: Path) -> Path:
         )
     )  # fmt: skip
     return _add_parts(folder, {"tokenizer": tokenizer, "text_encoder": encoder})
+
+
+def qwen_tokenizer() -> Any:
+    """Return a tokenizer of Qwen whose words are the characters of ASCII."""
+    from transformers import Qwen2TokenizerFast
+
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = {piece: number for number, piece in enumerate(["<|endoftext|>", *letters, "\u0120", "\u010a"])}
+    return Qwen2TokenizerFast(
+        vocab=pieces, merges=[], pad_token="<|endoftext|>", unk_token="<|endoftext|>",
+        chat_template="{% for each in messages %}{{ each.content }}{% endfor %}",
+    )  # fmt: skip
 
 
 def make_embeddings(path: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from tests.engines.tiny_flux import README
+from tests.engines.tiny_flux import README, qwen_tokenizer
 
 _LETTERS = [chr(code) for code in range(33, 127)]
 
@@ -52,14 +52,10 @@ def make_z_image(folder: Path) -> dict[str, object]:
         ZImagePipeline,
         ZImageTransformer2DModel,
     )
-    from transformers import Qwen2TokenizerFast, Qwen3Config, Qwen3Model
+    from transformers import Qwen3Config, Qwen3Model
 
     torch.manual_seed(6)
-    pieces = {piece: number for number, piece in enumerate(["<|endoftext|>", *_LETTERS, "\u0120", "\u010a"])}
-    tokenizer = Qwen2TokenizerFast(
-        vocab=pieces, merges=[], pad_token="<|endoftext|>", unk_token="<|endoftext|>",
-        chat_template="{% for each in messages %}{{ each.content }}{% endfor %}",
-    )  # fmt: skip
+    tokenizer = qwen_tokenizer()
     encoder = Qwen3Model(
         Qwen3Config(
             vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
