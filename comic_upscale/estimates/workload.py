@@ -296,7 +296,9 @@ def _content(page: Page, cache: VolumeCache) -> bytes:
 
 def _identify(settings: JobSettings, model: str) -> tuple[str, str]:
     """Return name and hash of the network of the run; for ``auto``, the network that the run reports."""
-    return identify(dataclasses.replace(settings, model=model) if is_auto(settings.model) else settings)
+    # Engines without a network of the catalogue name something else, and take no --model.
+    is_chosen = is_auto(settings.model) and model in CATALOGUE
+    return identify(dataclasses.replace(settings, model=model) if is_chosen else settings)
 
 
 def _today() -> str:

@@ -35,9 +35,12 @@ from comic_upscale.engines.diffusion.memory import GB, plan_memory
 from comic_upscale.engines.diffusion.noise import NoiseField
 from comic_upscale.engines.feathering import Window, plan_windows
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
+from comic_upscale.estimates.workload import run_pilot
 from comic_upscale.gate.seams import worst_seam
 from comic_upscale.jobs.run import run_job
+from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
+from tests.conftest import draw
 from tests.engines.drawn_pages import draw_pages
 from tests.engines.tiny_flux import README, make_controlnet, make_gguf, make_klein
 
@@ -254,6 +257,14 @@ def test_a_controlnet_that_does_not_fit_is_refused(make: MakeFlux, tmp_path: Pat
         registry.open_engines(settings, registry.prepare_engine(settings))
 
 
+def test_a_pilot_measures_pages(make: MakeFlux, tmp_path: Path) -> None:
+    """As `cost --pilot` does, which the page about these engines recommends."""
+    draw(tmp_path / "in" / "1.png", 1, size=(24, 20))
+    settings = make({"input": tmp_path / "in", "scale": 2.0})
+    found = run_pilot(preview(settings), settings, 1)
+    assert (found.pages, found.model) == (1, registry.identify(settings).name)
+
+
 def test_flux_2_klein_draws_over_a_page(make: MakeFlux, tmp_path: Path) -> None:
     pipeline = make_klein(tmp_path / "klein")
     prompt = tmp_path / "prompt.safetensors"
@@ -264,6 +275,7 @@ def test_flux_2_klein_draws_over_a_page(make: MakeFlux, tmp_path: Path) -> None:
     told: list[EnginePart] = []
     follow(opened, told.append)
     batch = Batch(draw_pages(1, 60, 30), (60, 120))
+    assert opened._given["guidance_scale"] == 1, "it takes none, and would say so for each tile"
     made, again = opened.upscale(batch), opened.upscale(batch)
     assert made.pixels.shape == (1, 120, 60, 3) and np.array_equal(made.pixels, again.pixels)
     assert made.borders.rows and {part.total for part in told} == {len(made.borders.rows) + 1}

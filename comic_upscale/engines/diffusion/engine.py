@@ -24,7 +24,7 @@ from comic_upscale.engines.base import (
 )
 from comic_upscale.engines.diffusion.embeddings import check_arguments, load_embeddings
 from comic_upscale.engines.diffusion.factory import NAME, FluxOptions
-from comic_upscale.engines.diffusion.folder import PipelineFolder
+from comic_upscale.engines.diffusion.folder import BY_MASK, PipelineFolder
 from comic_upscale.engines.diffusion.lettering import keep_map
 from comic_upscale.engines.diffusion.loading import choose_precision, load_pipeline, plan_for, quiet_libraries
 from comic_upscale.engines.diffusion.noise import NoiseField
@@ -89,7 +89,8 @@ class DiffusionEngine:
         device: torch.device,
     ) -> None:
         self._options, self._pipeline, self._first, self._device = options, pipeline, first, device
-        self._steps = options.steps or PipelineFolder.read(options.pipeline).usual_steps
+        folder = PipelineFolder.read(options.pipeline)
+        self._steps = options.steps or folder.usual_steps
         self._stopped = Event()
         self._on_part: OnPart | None = None
         self._tiles = (0, 1)
@@ -110,6 +111,9 @@ class DiffusionEngine:
             "controlnet_conditioning_scale": options.control,
         }
         given["callback_on_step_end"] = self._after_step
+        if folder.kind in BY_MASK and folder.is_distilled:
+            # It takes no guidance, and would say so for each tile.
+            given["guidance_scale"] = 1.0
         self._given = {name: value for name, value in given.items() if name in known}
         self._takes_mask, self._takes_control = "mask_image" in known, "control_image" in known
         self._takes_size = {"height", "width"} <= set(known)
