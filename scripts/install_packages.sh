@@ -11,7 +11,7 @@ shift
 
 uv=$(dirname "$python")/uv
 [ -x "$uv" ] || uv=$(command -v uv || true)
-# What pip is told of other places, or of none, uv would not know.
+# Without an index, pip takes packages from places that uv does not know.
 [ -z "${PIP_NO_INDEX:-}" ] || uv=
 if [ -n "$uv" ]; then
     # uv reads no settings of pip. The index and the constraints of this machine count for it, too.

@@ -203,7 +203,7 @@ async def _find_user(services: Services, username: str) -> Mapping[str, Any]:
 def _fields(user: Mapping[str, Any]) -> dict[str, str]:
     """Return what the form for a user shows. It shows whole megabytes, while the REST interface sets bytes."""
     size = user["bytes_per_day"]
-    # A limit of less than a megabyte is not one of none.
+    # A limit below one megabyte must not look like a limit of 0.
     megabytes = None if size is None else max(int(size) // _MB, min(size, 1))
     limits = {
         "jobs_at_once": user["jobs_at_once"],
