@@ -22,6 +22,7 @@ def main() -> None:
     """Entry point of ``comic-upscale`` and of ``python -m comic_upscale``."""
     handle_signals()
     use_utf8()
+    report_to_nobody()
     try:
         from comic_upscale import cli
 
@@ -60,6 +61,15 @@ def use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     except OSError:
         return
+
+
+def report_to_nobody() -> None:
+    """Keep libraries from reporting what this machine does to their makers, unless the user has said otherwise.
+
+    onnxruntime does so from its import on, and since 1.29 on Linux, too. diffusers imports it where it is installed.
+    """
+    for name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+        os.environ.setdefault(name, "1")
 
 
 def _end(number: int, frame: FrameType | None) -> None:

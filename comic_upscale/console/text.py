@@ -7,7 +7,8 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def plan_line(page: PagePreview) -> str:
     weight = "" if page.estimated_bytes is None else megabytes(page.estimated_bytes)
     notes = "; ".join(note for note in (page.again, page.note) if note)
     note = f"  ({notes})" if notes else ""
-    action = "again" if page.again is not None and page.action == "do" else page.action
+    action = _action_of(page)
     row = f"{action:>10}  {size:>11} {arrow} {target:<11} {page.color or '':<6} {weight:>9}  {page.source}{note}"
     return printable(row)
 
@@ -83,7 +84,7 @@ def calls_text(calls: Calls) -> str:
 
 def plan_summary(preview: Preview) -> list[str]:
     """Return a summary of a planned run as text."""
-    counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
+    counts = ", ".join(f"{count:,} {what}" for what, count in _counts_as_listed(preview).items())
     passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in preview.passed_over.items())
     lines = [
         f"{page_count(len(preview.pages))}: {counts}"
@@ -118,6 +119,15 @@ def plan_summary(preview: Preview) -> list[str]:
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]
+
+
+def _counts_as_listed(preview: Preview) -> Mapping[str, int]:
+    """Return the number of pages for each word that `plan_line` begins with."""
+    return Counter(_action_of(page) for page in preview.pages)
+
+
+def _action_of(page: PagePreview) -> str:
+    return "again" if page.again is not None and page.action == "do" else page.action
 
 
 def megabytes(size: int) -> str:

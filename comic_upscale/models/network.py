@@ -6,6 +6,7 @@ ever unpickled, whatever the suffix.
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -204,7 +205,10 @@ def _read_pickle(path: Path) -> object:
             # The official files contain CUDA locations, and this machine may not have CUDA.
             content: object = torch.load(path, map_location="cpu", weights_only=True)
             return content
-    except OSError:
+    except OSError as error:
+        # torch seeks to where a zip that was cut short says that its parts are.
+        if error.errno == errno.EINVAL:
+            raise _damaged(path) from error
         raise
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "unsupported GLOBAL" in str(error):

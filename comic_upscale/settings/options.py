@@ -20,7 +20,7 @@ import dataclasses
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -276,7 +276,7 @@ def definitions(options: type[Options]) -> tuple[Definition, ...]:
 
 
 def pick(
-    options: type[Options], *names: str, help: Mapping[str, str] | None = None
+    options: type[Options], *names: str, help: Mapping[str, str] | None = None, without: Collection[str] = ()
 ) -> tuple[Definition, ...]:
     """Return some options of a dataclass, for a command that shares them. None is required there or has a heading.
 
@@ -284,6 +284,7 @@ def pick(
         options: the dataclass.
         names: names of its options; ``size.scale`` is one part of ``size``.
         help: other help texts, by name, for options whose meaning differs in that command.
+        without: names of parts that the command does not need.
     """
 
     def adapted(definition: Definition, name: str) -> Definition:
@@ -296,7 +297,7 @@ def pick(
     for name in names:
         whole, _, only = name.partition(".")
         definition = adapted(known[whole], whole)
-        parts = [part for part in definition.parts if only in ("", part.name)]
+        parts = [part for part in definition.parts if only in ("", part.name) and part.name not in without]
         picked.append(
             replace(definition, parts=tuple(adapted(part, f"{whole}.{part.name}") for part in parts))
         )
@@ -365,13 +366,29 @@ def check(options: Options) -> None:
     Raises:
         SettingsError: a value is not allowed. The message names the option as at a terminal.
     """
-    for definition in definitions(type(options)):
+    for definition, valid_default in _with_valid_defaults(type(options)):
         value = getattr(options, definition.name)
+        if value is valid_default:
+            continue
         problem = definition.problem(value)
         if problem is not None:
             raise SettingsError(f"{definition.flag} {problem}, not {shown(value)}")
         if (exact := _as_stored(definition, value)) is not value:
             object.__setattr__(options, definition.name, exact)
+
+
+@cache
+def _with_valid_defaults(options: type[Options]) -> tuple[tuple[Definition, Any], ...]:
+    """Return each option with its default, which need not be checked again; with MISSING where that is not allowed."""
+
+    def is_valid(definition: Definition) -> bool:
+        default = definition.default
+        return definition.problem(default) is None and repr(_as_stored(definition, default)) == repr(default)
+
+    return tuple(
+        (definition, definition.default if is_valid(definition) else MISSING)
+        for definition in definitions(options)
+    )
 
 
 def _as_stored(definition: Definition, value: Any) -> Any:

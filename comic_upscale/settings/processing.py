@@ -158,6 +158,32 @@ class EngineOptionWords:
             metavar="COMMAND", panel=NETWORK,
         ),
     ] = None  # fmt: skip
+    pipeline: Annotated[
+        str | None,
+        Opt(
+            "With --engine flux: the folder of a diffusers pipeline, or the name of one that `hf download NAME` has "
+            "downloaded.",
+            metavar="FOLDER", panel=NETWORK, default_text="black-forest-labs/FLUX.2-klein-4B",
+        ),
+    ] = None  # fmt: skip
+    keep_lettering: Annotated[
+        bool,
+        Opt(
+            "With --engine flux: keep lettering and fine lines as the first pass draws them.",
+            panel=NETWORK,
+        ),
+    ] = True  # fmt: skip
+    accept_noncommercial: Annotated[
+        bool,
+        Opt(
+            "With --engine flux: you have read the licence of the pipeline, and it allows what you do.",
+            panel=NETWORK,
+        ),
+    ] = False  # fmt: skip
+
+
+_ENGINE_FLAGS = {"engine_command": "command"}
+"""Flags that set one engine option, where its name is another one."""
 
 
 def join_engine_options(given: Mapping[str, Any]) -> EngineOptions:
@@ -166,10 +192,12 @@ def join_engine_options(given: Mapping[str, Any]) -> EngineOptions:
     Raises:
         SettingsError: a text is not NAME=VALUE.
     """
-    command = given.get("engine_command")
-    return parse_engine_options(
-        [*(given.get("engine_option") or ()), *(() if command is None else (f"command={command}",))]
-    )
+    flags = {
+        _ENGINE_FLAGS.get(name, name): value
+        for name, value in given.items()
+        if name != "engine_option" and value is not None
+    }
+    return as_engine_options({**dict(parse_engine_options(given.get("engine_option") or ())), **flags})
 
 
 def _parse_rules(text: str) -> tuple[Rule, ...]:

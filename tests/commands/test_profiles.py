@@ -184,10 +184,15 @@ def test_a_profile_that_was_only_found_runs_no_program() -> None:
         "max_pixels = 9_000_000_000",
         'max_unpacked = "9T"',
         "max_ratio = 1e6",
+        'engine_options = { pipeline = "other" }',
     ):
         Path("comic-upscale.toml").write_text(f"{line}\n", encoding="utf-8")
         # The option has the name that the file gives it.
         with pytest.raises(SettingsError, match=rf"{line.split()[0]} may .* only in a profile that you name"):
+            settings()
+    for line in ("engine_command = 'tool'", "pipeline = 'other'", "accept_noncommercial = true"):
+        Path("comic-upscale.toml").write_text(f"{line}\n", encoding="utf-8")
+        with pytest.raises(SettingsError, match="only in a profile that you name"):
             settings()
     Path("comic-upscale.toml").write_text(text, encoding="utf-8")
     made = settings("comic-upscale.toml")

@@ -49,6 +49,7 @@ def test_a_dry_run_says_again_and_why(tiny_weights: Path) -> None:
     draw(Path("in/new.png"), 9)
     out = run(tiny_weights, "-s", 3, "--format", "png", "--dry-run")[1]
     assert out.count("     again  ") == 3
+    assert "4 pages: 3 again, 1 do" in out
     assert "0.png  (made with scale 2)" in out
     assert "do        24x32 -> 72x96" in out
     out = run(tiny_weights, "-s", 2, "--model", "comic-compact-x3", "--raw", "--dry-run")[1]

@@ -153,8 +153,18 @@ def test_a_name_of_the_hub_that_is_not_there_says_how_to_get_it(
     (put_into(hub, "some-one", "else") / "vae").mkdir(parents=True)
     with pytest.raises(WeightsError, match="run `hf download some-one/else`"):
         registry.prepare_engine(make_flux_job(pipeline=Path("some-one/else")))
-    with pytest.raises(WeightsError, match=r"is not the folder of a diffusers pipeline"):
-        registry.prepare_engine(make_flux_job(pipeline=tmp_path / "nothing"))
+
+
+def test_what_is_no_pipeline_is_told_apart(make_flux_job: MakeFlux, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    for name, message in (
+        ("nothing", "does not exist. Download a pipeline"),
+        ("empty", "because its model_index.json is missing"),
+        ("one.gguf", "is a file, and a pipeline is a folder: for the transformer alone use --engine-option"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            registry.prepare_engine(make_flux_job(pipeline=tmp_path / name))
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
@@ -370,9 +380,7 @@ def test_a_free_pipeline_does_not_free_another_transformer(
     if is_free:
         registry.prepare_engine(make_flux_job(transformer=file))
     else:
-        with pytest.raises(
-            SettingsError, match=r"has the licence .*non-commercial.*accept_noncommercial=true"
-        ):
+        with pytest.raises(SettingsError, match=r"has the licence .*non-commercial.*--accept-noncommercial"):
             registry.prepare_engine(make_flux_job(transformer=file))
 
 

@@ -32,6 +32,7 @@ from comic_upscale.settings.engines import (
 )
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import Opt
+from comic_upscale.settings.processing import join_engine_options
 from tests.conftest import REPOSITORY, MakeSettings
 from tests.docs.markdown import blocks
 
@@ -105,6 +106,14 @@ def test_settings_hold_options_in_one_form() -> None:
     assert as_engine_options(from_mapping) == from_mapping
     with pytest.raises(SettingsError, match="pairs of a name and a value"):
         as_engine_options([1])  # type: ignore[list-item]
+
+
+def test_flags_of_their_own_are_engine_options() -> None:
+    words = {"engine_option": ("seed=3", "pipeline=other"), "pipeline": "here", "keep_lettering": False}
+    assert join_engine_options({**words, "accept_noncommercial": True, "engine_command": None}) == (
+        ("accept_noncommercial", "true"), ("keep_lettering", "false"), ("pipeline", "here"), ("seed", "3"),
+    )  # fmt: skip
+    assert join_engine_options({"engine_command": "x {in} {out}"}) == (("command", "x {in} {out}"),)
 
 
 @pytest.mark.parametrize("name", list(BUILT_IN))

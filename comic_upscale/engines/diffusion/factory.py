@@ -119,7 +119,13 @@ class FluxOptions:
         int, Ge(32), Le(4096), Opt("Side of a tile in output pixels.", fingerprint="if-changed")
     ] = 1024
     overlap: Annotated[
-        int, Ge(0), Le(1024), Opt("Overlap of tiles, along which they are blended.", fingerprint="if-changed")
+        int,
+        Ge(0),
+        Le(1024),
+        Opt(
+            "Overlap of tiles, along which they are blended: at most a third of a tile is used.",
+            fingerprint="if-changed",
+        ),
     ] = 96
     keep_lettering: Annotated[
         bool, Opt("Keep lettering and fine lines as the first pass draws them.", fingerprint="if-changed")

@@ -68,11 +68,18 @@ class PipelineFolder:
                 name = named.as_posix()
                 raise WeightsError(
                     f"the pipeline {name} is no folder here, and was not downloaded, or not all of it: run "
-                    f"`hf download {name}`, or name the folder of another one with --engine-option pipeline=FOLDER"
+                    f"`hf download {name}`, or name the folder of another one with --pipeline FOLDER"
                 ) from None
+            what = (
+                "is a file, and a pipeline is a folder: for the transformer alone use --engine-option transformer=FILE"
+                if path.is_file()
+                else f"is not the folder of a diffusers pipeline, because its {INDEX} is missing or damaged"
+                if path.is_dir()
+                else "does not exist"
+            )
             raise WeightsError(
-                f"{path} is not the folder of a diffusers pipeline, with a {INDEX}: download one, for example with "
-                f"`hf download {DEFAULT_PIPELINE.as_posix()} --local-dir FOLDER`"
+                f"{path} {what}. Download a pipeline, for example with `hf download {DEFAULT_PIPELINE.as_posix()} "
+                "--local-dir FOLDER`"
             ) from None
         parts = [
             name
@@ -285,7 +292,7 @@ def check_licence_of_file(file: Path, *, accepted: bool) -> None:
     if licence is not None and not _is_free(licence) and not accepted:
         raise SettingsError(
             f"the transformer {file} has the licence {licence}: read it. If it allows what you do, add "
-            "--engine-option accept_noncommercial=true"
+            "--accept-noncommercial"
         )
 
 
@@ -305,7 +312,7 @@ def check_licence(folder: Path, what: str, *, accepted: bool) -> None:
         why = f"has the licence {licence}" if licence else "names no licence that is known to allow any use"
         raise SettingsError(
             f"the {what} in {folder} {why}: read its licence. If it allows what you do, add "
-            "--engine-option accept_noncommercial=true"
+            "--accept-noncommercial"
         )
 
 

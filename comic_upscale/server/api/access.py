@@ -8,8 +8,7 @@ import ipaddress
 from dataclasses import replace
 from typing import Annotated, TypeAlias
 
-from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi import Depends, Request
 from limits import RateLimitItem, RateLimitItemPerMinute
 
 from comic_upscale.server import keys, sessions
@@ -17,9 +16,6 @@ from comic_upscale.server.accounts import ANONYMOUS, Account, Scope, scopes_of
 from comic_upscale.server.api import cookies
 from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.services import ENVIRONMENT_USER, Services
-
-_key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An API key: cu_...")
-_bearer = HTTPBearer(auto_error=False, description="An API key: cu_...")
 
 
 async def services_of(request: Request) -> Services:
@@ -46,12 +42,7 @@ def path_of(request: Request) -> str:
 Server: TypeAlias = Annotated[Services, Depends(services_of)]
 
 
-async def find_account(
-    request: Request,
-    services: Server,
-    _key: Annotated[str | None, Security(_key_header)] = None,
-    _token: Annotated[object, Security(_bearer)] = None,
-) -> Account:
+async def find_account(request: Request, services: Server) -> Account:
     """Return who sends a request: the owner of a key or session, or the anonymous user of a public server.
 
     Raises:

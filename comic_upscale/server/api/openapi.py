@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.routing import APIRoute
 
+from comic_upscale.server.api.access import find_account
 from comic_upscale.server.api.errors import ErrorBody, described_error, not_found
 from comic_upscale.server.api.routing import api_router
 from comic_upscale.version import __version__
@@ -133,22 +136,33 @@ def _complete(app: FastAPI) -> dict[str, Any]:
     errors = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= {**errors.pop("$defs"), "ErrorBody": errors}
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    with_account = {
+        route.path_format
+        for route in app.routes
+        if isinstance(route, APIRoute) and _needs_account(route.dependant)
+    }
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
-            _secure(path, operation)
+            is_secured = path in with_account or "security" in operation
+            operation["security"] = _ways_in(path, needs_account=is_secured)
             _add_errors(operation)
             _add_example(operation, examples.get(f"{method.upper()} {path}"))
     return schema
 
 
-def _secure(path: str, operation: dict[str, Any]) -> None:
-    """Name the ways to log in; none for a route that is open to all."""
+def _needs_account(dependant: Dependant) -> bool:
+    return any(each.call is find_account or _needs_account(each) for each in dependant.dependencies)
+
+
+def _ways_in(path: str, *, needs_account: bool) -> list[dict[str, list[str]]]:
+    """Return the ways to log in; none for a route that is open to all.
+
+    FastAPI would find them by itself if its security classes were dependencies, but would then call them for each
+    request.
+    """
     if path in _BY_SESSION:
-        operation["security"] = [{"Session": []}]
-    elif "security" in operation:
-        operation["security"] = [{name: []} for name in SCHEMES]
-    else:
-        operation["security"] = []
+        return [{"Session": []}]
+    return [{name: []} for name in SCHEMES] if needs_account else []
 
 
 def _add_errors(operation: dict[str, Any]) -> None:
