@@ -177,6 +177,6 @@ def _run_again(server: RunningServer, job_id: str) -> str:
     with server.client() as client:
         job = client.get(f"/api/v1/jobs/{job_id}").json()
         assert "was set aside" in json.dumps([job["error"], job["failures"]]), job
-        answer = client.post(f"/api/v1/jobs/{job_id}/again")
+        answer = client.post(f"/api/v1/jobs/{job_id}/again", json={})
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
