@@ -114,7 +114,8 @@ def _torch() -> Iterator[Finding]:
 def _precision(kind: str) -> Iterator[Finding]:
     import torch
 
-    from comic_upscale.engines.torch.device import FAST_HALF, cpu_has_bfloat16
+    from comic_upscale.engines.torch.bfloat16 import cpu_has_bfloat16
+    from comic_upscale.engines.torch.device import FAST_HALF
 
     if kind == "cuda":
         capability = torch.cuda.get_device_capability()
@@ -133,7 +134,7 @@ def _precision(kind: str) -> Iterator[Finding]:
             )
     elif kind == "cpu":
         if cpu_has_bfloat16():
-            yield Finding("precision", "bf16 for networks in strips, else fp32")
+            yield Finding("precision", "bf16 for networks in strips if that is faster, else fp32")
         else:
             yield Finding(
                 "precision", "fp32", "slow",

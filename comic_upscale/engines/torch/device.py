@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from comic_upscale.engines.base import DeviceInfo
+from comic_upscale.engines.torch.bfloat16 import bfloat16_is_quick
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
@@ -106,20 +107,13 @@ def choose_precision(requested: str, device: torch.device, network: Network) -> 
         requested,
         device.type,
         capability,
-        quick_bfloat16=device.type == "cpu" and goes_in_strips(network.module) and cpu_has_bfloat16(),
+        quick_bfloat16=requested == "auto"
+        and device.type == "cpu"
+        and goes_in_strips(network.module)
+        and bfloat16_is_quick(network),
         supports_half=network.supports_half,
         supports_bfloat16=network.supports_bfloat16,
     )
-
-
-def cpu_has_bfloat16() -> bool:
-    """Return whether the CPU has instructions for bfloat16 (AVX512-BF16 or AMX), twice as fast as float32.
-
-    Without them, torch emulates bfloat16 slowly.
-    """
-    # Old releases of torch do not report the capabilities of the CPU.
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def precision_for(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import groupby
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from comic_upscale.engines.limits import Limits
 from comic_upscale.engines.tiling import Tile, padded_size, plan_tiles
+from comic_upscale.engines.torch.alone import OCCUPANCY
 from comic_upscale.engines.torch.device import free_memory
 from comic_upscale.engines.torch.host_memory import HostMemory
 from comic_upscale.engines.torch.network_pass import NetworkPass, white
@@ -60,15 +61,17 @@ class WindowRunner:
         samples = torch.uint16 if pixels.dtype == np.uint16 else torch.uint8
         result = self._host.empty(shape, samples)
         marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
-        for group in _runs(len(pixels), max(1, count // len(tiles))):
-            # The allocator keeps pinned memory until it is copied.
-            source = self._host.for_copy(torch.from_numpy(padded[group]))
-            source = source.to(self._device, non_blocking=self._host.pinned)
-            windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
-            for chunk in _runs(len(windows), count):
-                self._run_chunk(
-                    stage, source, tiles, windows[chunk], result[group], marks[group], pixels.shape[1:3]
-                )
+        with OCCUPANCY.batch_on(self._device) as was_alone:
+            for group in _runs(len(pixels), max(1, count // len(tiles))):
+                # The allocator keeps pinned memory until it is copied.
+                source = self._host.for_copy(torch.from_numpy(padded[group]))
+                source = source.to(self._device, non_blocking=self._host.pinned)
+                windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
+                size = pixels.shape[1:3]
+                for chunk in _runs(len(windows), count):
+                    self._run_chunk(
+                        stage, source, tiles, windows[chunk], result[group], marks[group], size, was_alone
+                    )
         # The only wait for the device. The copies of whole pages above come before it in the same stream.
         finite: NDArray[np.bool_] = torch.isfinite(marks).cpu().numpy()
         return result.numpy(), finite
@@ -82,6 +85,7 @@ class WindowRunner:
         result: torch.Tensor,
         marks: torch.Tensor,
         page_size: tuple[int, ...],
+        was_alone: Callable[[], bool],
     ) -> None:
         """Run windows, given as (tile, page), through the network in one batch, and write their cells and marks."""
         scale = self._network.native_scale
@@ -125,7 +129,8 @@ class WindowRunner:
             target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
             # Only whole pages are contiguous in a pinned result, and are copied while the host continues.
             target.copy_(cell, non_blocking=self._host.pinned and target.is_contiguous())
-        if measure:
+        # With another engine on the device, the peak is that of both.
+        if measure and was_alone():
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
 
     def plan(self, stage: Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int) -> list[Tile]:

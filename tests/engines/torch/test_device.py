@@ -11,6 +11,7 @@ import torch
 
 from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.engines.registry import unused_gpu_warning
+from comic_upscale.engines.torch import bfloat16
 from comic_upscale.engines.torch import device as device_module
 from comic_upscale.engines.torch.device import (
     all_accelerators,
@@ -132,9 +133,30 @@ def test_a_compact_network_runs_in_bfloat16_on_a_cpu_that_has_it(
     has_it: bool,
     expected: torch.dtype,
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it}, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_it}, raising=False)
     assert choose_precision("auto", CPU, compact) == expected
     assert choose_precision("auto", CPU, make_network(torch.nn.Upsample(scale_factor=4))) == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("ratio", "expected"), [(2.0, torch.bfloat16), (1.1, torch.float32), (0.7, torch.float32)]
+)
+def test_a_small_page_decides_where_bfloat16_may_be_slower(
+    compact: Network, monkeypatch: pytest.MonkeyPatch, ratio: float, expected: torch.dtype
+) -> None:
+    def seconds(_network: Network, precision: torch.dtype) -> float:
+        return 1.0 if precision == torch.bfloat16 else ratio
+
+    monkeypatch.setattr(bfloat16, "seconds", seconds)
+    # ARM has another name for it.
+    for name in ("avx512_bf16", "bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
+        assert choose_precision("auto", CPU, compact) == expected
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_small_page_runs_in_each_precision(compact: Network, precision: torch.dtype) -> None:
+    assert bfloat16.seconds(compact, precision) > 0
 
 
 def test_a_torch_that_does_not_tell_what_the_cpu_can_computes_in_float32(
