@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comic_upscale.commands.environment import requested_ledger, state_folder
+from comic_upscale.commands.recorded_job import JobFolder
+from comic_upscale.errors import SettingsError
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.service import JobService
@@ -21,13 +23,13 @@ Folder = Annotated[
 ]  # fmt: skip
 
 
-def pause(folder: Folder = None) -> None:
+def pause(folder: Folder = None, job: JobFolder = None) -> None:
     """Pause a run that another process works on. Pages on a device are finished, and no other begins."""
     from comic_upscale.console.text import money
     from comic_upscale.ledger.status import read_status
     from comic_upscale.settings.paths import path_text
 
-    service, ledger, output = _find(folder)
+    service, ledger, output = _find(folder, job)
     is_new = service.pause(output)
     typer.echo(f"{'paused' if is_new else 'already paused'}: {path_text(output)}")
     if ledger is None:
@@ -41,22 +43,26 @@ def pause(folder: Folder = None) -> None:
         typer.echo(f"the run keeps its machine, which costs {money(status.price)} per hour")
 
 
-def resume(folder: Folder = None) -> None:
+def resume(folder: Folder = None, job: JobFolder = None) -> None:
     """Let a paused run continue."""
     from comic_upscale.settings.paths import path_text
 
-    service, _, output = _find(folder)
+    service, _, output = _find(folder, job)
     was_paused = service.resume(output)
     typer.echo(f"{'resumed' if was_paused else 'it was not paused'}: {path_text(output)}")
 
 
-def _find(folder: Path | None) -> tuple[JobService, Path | None, Path]:
+def _find(folder: Path | None, job: Path | None) -> tuple[JobService, Path | None, Path]:
     """Return the service, and the ledger and the output folder of a job. The ledger may be elsewhere, and then is None.
 
     Raises:
+        SettingsError: a folder is given twice.
         InputError: no job is known.
         LedgerError: the ledger cannot be used.
     """
+    if folder is not None and job is not None:
+        raise SettingsError("the folder is given twice, as an argument and with --job: leave out one of them")
+    folder = job if folder is None else folder
     from comic_upscale.jobs.service import JobService
     from comic_upscale.ledger.recent import choose_job
     from comic_upscale.settings.paths import absolute, default_ledger, job_folder

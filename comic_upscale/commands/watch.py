@@ -110,6 +110,7 @@ def watch(
     options = WatchOptions(**watching.values())
     shown = ShowOptions(**show.values())
     jobs = watched_jobs(folders, given.values())
+    _check_there(jobs)
     replaced = [job.input for job in jobs if job.replace_sources]
     if replaced and not options.yes:
         ask_before_changing_input(replaced, may_ask=not shown.as_json)
@@ -170,6 +171,24 @@ def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobS
             "of the originals"
         )
     return jobs
+
+
+def _check_there(jobs: Sequence[JobSettings]) -> None:
+    """Refuse a folder that was never there: a watch would wait for it for ever.
+
+    Raises:
+        InputError: there is one.
+    """
+    from comic_upscale.jobs.service import JobService
+
+    service = JobService(state_folder())
+    for job in jobs:
+        is_known = job.ledger_path.is_file() or service.has_run(job.ledger_path)
+        if not is_known and not job.input.exists():
+            raise InputError(
+                f"{path_text(job.input)} does not exist: check its name, or whether its drive is there. A watch waits "
+                "only for folders that it has seen before"
+            )
 
 
 def _watch(

@@ -117,6 +117,8 @@ class LogDisplay:
         """Failed pages that were printed."""
         self._stopping = self._paused = False
         self._start = self._last = time.monotonic()
+        self._before: int | None = None
+        """Pages that were settled before the run."""
 
     def __call__(self, event: Event) -> None:
         """Print an event, if it belongs in a log."""
@@ -135,6 +137,7 @@ class LogDisplay:
             self._at_interval(f"sending {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes")
         elif isinstance(event, JobStarted):
             self._start = self._last = time.monotonic()
+            self._before = None
             for label, text in header_lines(event):
                 self._line(f"{label:>11}: {text}")
             for warning in event.warnings:
@@ -158,14 +161,18 @@ class LogDisplay:
                 self._line(line)
 
     def _meter(self, event: Progress) -> str:
+        completed = event.total - event.pending
+        if self._before is None:
+            self._before = completed
         meter = tqdm.format_meter(
-            event.total - event.pending,
+            completed,
             event.total,
             time.monotonic() - self._start,
             ncols=60,
             ascii=True,
             unit="page",
             rate=event.pages_per_second,
+            initial=self._before,
         )
         bottleneck = f", bottleneck: {event.bottleneck}" if event.bottleneck else ""
         failed = f", {event.failed} failed" if event.failed else ""

@@ -63,5 +63,9 @@ def trash_lines(result: TrashResult) -> list[str]:
         files = "1 original" if len(going) == 1 else f"{len(going):,} originals"
         rest = "" if result.removed else "; nothing was removed: add --yes to remove them for good"
         lines.append(f"{files}{' removed' if result.removed else ''}, {megabytes(sum(going))}{rest}")
+    if result.copies:
+        copies = "1 copy of an output" if result.copies == 1 else f"{result.copies:,} copies of outputs"
+        verb = "removed" if result.removed else "would remove, with --yes"
+        lines.append(f"{verb}: {copies} that the job kept ({megabytes(result.copy_bytes)})")
     lines.append(f"trash: {result.folder}")
     return [printable(line) for line in lines]

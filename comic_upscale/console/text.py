@@ -253,7 +253,7 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
         lines.append(f"{event.carried_now:,} other file{'s' if event.carried_now != 1 else ''} copied")
     lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
     if len(event.warnings) > SHOWN_WARNINGS:
-        lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more files that were not copied")
+        lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more notes")
     lines += [
         f"  {failure_line(source, kind, reason)}"
         for source, kind, reason in event.failures
@@ -347,11 +347,16 @@ def failure_line(source: str, kind: str, reason: str) -> str:
     return f"{'incomplete' if kind == 'incomplete' else 'failed'}: {source}: {reason} [{kind}]"
 
 
+def _percent(report: JobStatus) -> str:
+    """Return how far a job is. One that has ended with failures is not said to be whole."""
+    return "" if report.state == "finished" and report.failed else f"{report.percent:g} %, "
+
+
 def status_lines(report: JobStatus) -> list[str]:
     """Return the status of a job as text."""
     skipped = f", {report.skipped:,} skipped" if report.skipped else ""
     lines = [
-        f"{report.state}: {report.percent:g} %, {report.done:,} of {report.total:,} done, "
+        f"{report.state}: {_percent(report)}{report.done:,} of {report.total:,} done, "
         f"{report.failed:,} failed{skipped}, {report.pending:,} pending"
     ]
     if report.volumes:
@@ -434,7 +439,9 @@ def hooks_lines(event: HooksFinished) -> list[str]:
         return []
     what = "1 hook" if event.ran == 1 else f"{event.ran:,} hooks"
     lines = [f"{len(event.failures):,} of {what} failed; the pages are not affected"]
-    return [printable(line) for line in (*lines, *(f"  {hook}: {reason}" for hook, reason in event.failures))]
+    for (hook, reason), times in Counter(event.failures).items():
+        lines.append(f"  {hook}: {reason}" + (f" ({times:,} times)" if times > 1 else ""))
+    return [printable(line) for line in lines]
 
 
 def _short(path: str) -> str:

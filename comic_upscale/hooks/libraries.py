@@ -61,6 +61,9 @@ def _choose(known: Iterable[Any], wished: Sequence[str], server: str) -> list[st
     for wish in wished:
         found = [identity for identity, name in names.items() if wish in (identity, name)]
         if not found:
+            alike = [identity for identity, name in names.items() if wish.casefold() == name.casefold()]
+            found = alike if len(alike) == 1 else []
+        if not found:
             listed = ", ".join(f"{name} ({identity})" for identity, name in names.items()) or "none"
             raise HookError(f"{server} has no library {wish!r}; it has {listed}")
         chosen += found

@@ -145,9 +145,8 @@ class HookRunner:
     def _take_volume(self, event: VolumeDone) -> None:
         self._has_changes = True
         file = event.output and os.path.join(self._folders.get("output", ""), event.output)  # noqa: PTH118 - text
-        happened = _Happened(
-            "volume.done", {**self._folders, "source": event.source, "file": file, "pages": event.pages}
-        )
+        about = {"source": event.source, "file": file, "pages": event.pages, "notes": "; ".join(event.notes)}
+        happened = _Happened("volume.done", {**self._folders, **about})
         self._call_program("--on-volume-done", self._settings.on_volume_done, happened)
         self._call_webhook(happened)
         if not self._replaces and time.monotonic() - self._scanned_at >= SCAN_AT_MOST_EVERY_SECONDS:
@@ -155,7 +154,7 @@ class HookRunner:
 
     def _take_job(self, event: JobFinished) -> None:
         names = ("state", "total", "done", "done_now", "failed", "skipped", "pending", "suspects", "seconds")
-        counts = {name: getattr(event, name) for name in (*names, "volumes", "volumes_done")}
+        counts = {name: getattr(event, name) for name in (*names, "volumes", "volumes_done", "volumes_cut")}
         happened = _Happened(f"job.{event.state}", {**self._folders, **counts})
         self._call_program("--on-job-done", self._settings.on_job_done, happened)
         self._call_webhook(happened)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from comic_upscale.execution.events import JobFinished
@@ -12,9 +13,11 @@ from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.paid_answers import find_unneeded
 from comic_upscale.jobs.replace import ReplaceResult, count_replaced, replace_sources
 from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, copy_files, find_stale_copies, plan_copies
-from comic_upscale.ledger.records import CopiedFile
+from comic_upscale.ledger.records import FAILED_PAGES, TOO_LARGE, CopiedFile
+from comic_upscale.library.books.names import is_further_part
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.base import size_of
 
 SHOWN_FAILURES = 20
 COPIED_AT_ONCE = 64
@@ -83,6 +86,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         warnings=(
             *(f"{file.source} was not copied: {file.reason}" for file in failures),
             *replaced.describe_kept(SHOWN_FAILURES),
+            *_odd_volumes(await on_ledger(ledger.volume_notes, job_id)),
         ),
         stopped_by=context.stop.kind if end.state == "interrupted" else None,
         step=end.step,
@@ -92,12 +96,31 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         copied_now=end.copied_now,
         orphans=orphans,
         moved_now=len(context.moved),
-        output_bytes=await on_ledger(ledger.output_bytes, job_id),
+        output_bytes=await on_ledger(ledger.output_bytes, job_id) + await _further_bytes(context),
         replaced_now=replaced.replaced,
         replaced=replaced.in_all,
     )
     context.emit(finished)
     return finished
+
+
+async def _further_bytes(context: JobContext) -> int:
+    """Return the bytes of the further files of split books. The ledger has the size of the first one."""
+    if context.settings.max_volume_size is None:
+        return 0
+    known = await context.on_ledger(context.ledger.carried, context.settings.output)
+    books = {volume.entry.source for volume in context.discovery.volumes}
+    outputs = context.stores.outputs
+    further = [name for name, file in known.items() if file.source in books and is_further_part(name)]
+    return await asyncio.to_thread(lambda: sum(size_of(outputs, name) or 0 for name in further))
+
+
+def _odd_volumes(noted: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Yield a sentence for each written volume that is not as it was asked for."""
+    for source, notes in noted:
+        odd = [note for note in notes.split("; ") if note.endswith((FAILED_PAGES, TOO_LARGE))]
+        if odd:
+            yield f"{source}: {'; '.join(odd)}"
 
 
 def _forget_answers(context: JobContext) -> None:

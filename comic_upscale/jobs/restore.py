@@ -9,7 +9,7 @@ from comic_upscale.errors import InputError
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.planning.output_marks import OutputMarks
 from comic_upscale.settings.paths import default_ledger, path_text, replace_folder
-from comic_upscale.storage.base import sha256_of
+from comic_upscale.storage.base import sha256_of, size_of
 from comic_upscale.storage.guarded import NotReplacedError
 from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import open_stores
@@ -37,6 +37,10 @@ class TrashResult:
     """Those that could not be removed."""
     removed: bool
     """Whether they were removed; otherwise they were only listed."""
+    copies: int = 0
+    """The job's own copies of outputs that were removed, too, or would be."""
+    copy_bytes: int = 0
+    """Bytes of these."""
 
 
 def restore(library: Path, *, change: bool) -> RestoreResult:
@@ -96,15 +100,17 @@ def prune_trash(library: Path, *, remove: bool) -> TrashResult:
             trash.settle()
         files = tuple(trash.originals())
         left = tuple(trash.prune()) if remove else ()
+        outputs = open_stores(library, output).outputs
+        copies = [
+            (name, size)
+            for name, sha256 in trash.outputs_without_originals(left)
+            if (size := size_of(outputs, name)) and sha256_of(outputs, name) == sha256
+        ]
         if remove:
-            # The input has these outputs, and nothing is compared with the originals any more.
-            outputs = open_stores(library, output).outputs
-            outputs.delete(
-                name
-                for name, sha256 in trash.outputs_without_originals()
-                if sha256_of(outputs, name) == sha256
-            )
-    return TrashResult(path_text(trash.folder), files, left, remove)
+            outputs.delete(name for name, _ in copies)
+    return TrashResult(
+        path_text(trash.folder), files, left, remove, len(copies), sum(size for _, size in copies)
+    )
 
 
 def _trash_of(library: Path) -> Trash:

@@ -15,10 +15,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from comic_upscale.errors import ComicUpscaleError, PageError
-from comic_upscale.jobs.book_files import write_book
+from comic_upscale.jobs.book_files import BookFile, write_book
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.volume_content import PagesLostError, VolumeContent
-from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, CopiedFile, PageFailed, VolumeDone
+from comic_upscale.ledger.records import (
+    FAILED_PAGES,
+    LEFT_AS_THEY_ARE,
+    TOO_LARGE,
+    CopiedFile,
+    PageFailed,
+    VolumeDone,
+)
 from comic_upscale.ledger.writer import BoundPage
 from comic_upscale.library.books.formats import BookFormat
 from comic_upscale.library.books.names import part_name
@@ -187,7 +194,7 @@ class VolumeWriter:
                         for each in files[1:]
                     )
                     split = (f"split into {len(files)} files",) if parts else ()
-                    notes += (*split, *content.notes(is_book=True))
+                    notes += (*split, *self._too_large(files), *content.notes(is_book=True))
         done = VolumeDone(
             row_id=volume.row_id,
             source=volume.source,
@@ -199,6 +206,12 @@ class VolumeWriter:
             source_sha256=self._volumes.sha256(volume.source),
         )
         return _Built(done, parts)
+
+    def _too_large(self, files: Iterable[BookFile]) -> tuple[str, ...]:
+        """Return the note for files above ``--max-volume-size``, each of which has one page."""
+        most = self._settings.max_volume_size
+        count = sum(file.size > most for file in files) if most is not None else 0
+        return (f"{count} file(s) {TOO_LARGE}",) if count else ()
 
     def _sweep(
         self, volume: PlannedVolume, pages: Mapping[str, BoundPage], stale: Iterable[CopiedFile]
@@ -231,5 +244,5 @@ def _notes(pages: Iterable[BoundPage], *, into_volume: bool) -> tuple[str, ...]:
     """Return notes on pages that are not upscaled: unchanged in a CBZ or book, left out of a folder."""
     what = "unchanged" if into_volume else "left out"
     left = [page for page in pages if page.is_settled and page.state != "done"]
-    counts = Counter(LEFT_AS_THEY_ARE.get(page.error_kind or "", "failed") for page in left)
+    counts = Counter(LEFT_AS_THEY_ARE.get(page.error_kind or "", FAILED_PAGES) for page in left)
     return tuple(f"{count} page(s) {what}: {reason}" for reason, count in counts.items())

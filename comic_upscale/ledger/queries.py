@@ -155,6 +155,16 @@ def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
         return job, [dict(zip(names, row, strict=True)) for row in cursor]
 
 
+def read_copied(ledger: Path) -> dict[str, str]:
+    """Return the sources of the files that the newest job of a ledger has copied, by output; errors as in `reading`."""
+    with reading(ledger) as connection:
+        job = newest_job(connection, ledger)
+        if not connection.execute("select 1 from sqlite_master where name = 'carried'").fetchone():
+            return {}
+        cursor = connection.execute("select output, source from carried where job_id = ?", [job["id"]])
+        return {str(output): str(source) for output, source in cursor}
+
+
 def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]]:
     """Return the results of the newest job's pages, including those in volumes; errors as in `reading`.
 

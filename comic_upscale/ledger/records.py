@@ -36,6 +36,12 @@ INCOMPLETE = "incomplete"
 """The kind of a volume that waits for failed pages."""
 
 
+FAILED_PAGES = "failed"
+"""The end of a volume's note about pages that are in it as they were, because they failed."""
+TOO_LARGE = "larger than --max-volume-size, because one page is"
+"""The end of a volume's note about files that could not be made small enough."""
+
+
 @dataclass(slots=True)
 class PageRow:
     """The columns of a page that planning needs."""

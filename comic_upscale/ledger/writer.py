@@ -368,6 +368,16 @@ class Ledger(LibraryChanges):
             row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
             return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 
+    def volume_notes(self, job_id: int) -> list[tuple[str, str]]:
+        """Return (source, notes) of the written volumes of a job that have notes, in their order."""
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select source, notes from pages where job_id = ? and kind = ? and state = 'done' and gone = 0"
+                " and notes is not null order by id",
+                [job_id, VOLUME],
+            )
+            return [(str(source), str(notes)) for source, notes in cursor]
+
     def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Make pages pending again.
 

@@ -158,7 +158,9 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
             if gets_safe_name:
                 described = _with_note(described, f"as {path_text(Path(foreseen.output))}")
             if described.action == "do":
-                described = replace(described, again=foresight.again.get(page.source))
+                # A volume has one output for all its pages.
+                of_volume = None if page.member is None else foresight.again.get(page.member.volume)
+                described = replace(described, again=foresight.again.get(page.source, of_volume))
             add(_with_obstacle(described, foreseen.obstacle))
     for volume in discovery.volumes:
         if volume.failure is not None:

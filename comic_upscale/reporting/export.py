@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -17,11 +18,12 @@ from typing import IO, Any, Literal, TypeAlias, get_args
 
 from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
-from comic_upscale.ledger.queries import read_done_pages
+from comic_upscale.ledger.queries import read_copied, read_done_pages
 from comic_upscale.ledger.status import read_status
 from comic_upscale.library.cbz import UNREADABLE, open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.library.sorting import natural_key
+from comic_upscale.settings.paths import MARKER_FOLDER, replace_folder
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.base import GONE
@@ -34,6 +36,8 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 """The metadata files that Hugging Face's ``imagefolder`` expects beside the images."""
 
 _LONGEST_CAPTION = 1 << 20
+_EXPORTS = "exports.json"
+"""In the marker folder: the hashes of the exports beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +103,14 @@ def read_export(ledger: Path, folder: Path | None = None) -> Export:
         LedgerError: the file cannot be read.
     """
     job, pages = read_done_pages(ledger)
+    folder = _folder_of_images(folder or output_folder(ledger, job))
     stores = job_stores(ledger, job, folder)
     outputs = Outputs(stores.outputs)
+    copied = read_copied(ledger)
     there = [(file, page) for page in pages if (file := outputs.file_of(page)) is not None]
     with (
         contextlib.closing(Sources(job, stores.sources)) as sources,
-        contextlib.closing(_Captions(stores, sources)) as captions,
+        contextlib.closing(_Captions(stores, sources, copied)) as captions,
     ):
         rows = [
             ExportRow(
@@ -128,7 +134,13 @@ def read_export(ledger: Path, folder: Path | None = None) -> Export:
         ]
     rows.sort(key=lambda row: natural_key(row.source))
     orphans = read_status(ledger).orphans
-    return Export(folder or output_folder(ledger, job), tuple(rows), len(pages) - len(there), orphans)
+    return Export(folder, tuple(rows), len(pages) - len(there), orphans)
+
+
+def _folder_of_images(output: Path) -> Path:
+    """Return the folder that has the images of a job: with ``--replace``, that is the input."""
+    library = output.parent.parent
+    return library if output == replace_folder(library) else output
 
 
 def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
@@ -187,6 +199,13 @@ def metadata_path(export: Export, requested: Path | None) -> Path:
 def write_export(text: str, path: Path, *, overwrite: bool) -> None:
     """Write an export completely or not at all. A file with the same content is left as it is.
 
+    In the folder of a job, an earlier export that nobody has changed since is replaced.
+
+    Args:
+        text: of the export.
+        path: of the file.
+        overwrite: whether any other file may be replaced, too.
+
     Raises:
         SettingsError: another file exists and may not be replaced.
         OutputError: the export cannot be written.
@@ -196,13 +215,37 @@ def write_export(text: str, path: Path, *, overwrite: bool) -> None:
         if os.path.lexists(path):
             if path.is_file() and path.read_bytes() == data:
                 return
-            if not overwrite or path.is_dir():
+            if path.is_dir() or not (overwrite or _is_own(path)):
                 raise SettingsError(
                     f"{path} exists with other content: allow --overwrite, or choose another --output"
                 )
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     write_whole(data, path)
+    _note_own(path, data)
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a file is an earlier export as it was written."""
+    return _own_exports(path).get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _note_own(path: Path, data: bytes) -> None:
+    notes = path.parent / MARKER_FOLDER / _EXPORTS
+    if notes.parent.is_dir():
+        exports = _own_exports(path) | {path.name: hashlib.sha256(data).hexdigest()}
+        # Without the note, the next export asks before it replaces this one.
+        with contextlib.suppress(OutputError):
+            write_whole(json.dumps(exports).encode(), notes)
+
+
+def _own_exports(path: Path) -> dict[str, Any]:
+    """Return the hashes of the exports that were written into the folder of a file, by name."""
+    try:
+        found = json.loads((path.parent / MARKER_FOLDER / _EXPORTS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class _Captions:
@@ -211,11 +254,13 @@ class _Captions:
     Args:
         stores: of the job.
         sources: of the job.
+        copied: the files that runs have copied beside the outputs, and the source of each.
     """
 
-    def __init__(self, stores: Stores, sources: Sources) -> None:
+    def __init__(self, stores: Stores, sources: Sources, copied: Mapping[str, str]) -> None:
         self._stores = stores
         self._sources = sources
+        self._copied = copied
         self._volume: str | None = None
         self._archive: zipfile.ZipFile | None = None
         self._held = contextlib.ExitStack()
@@ -241,11 +286,26 @@ class _Captions:
         The ledger or the folder may come from a stranger. So nothing is read through a link that leads out of the
         folder, and nothing beside a source that is not the file that was upscaled.
         """
+        has_source = self._sources.is_unchanged(page)
         for name in _caption_names(output):
-            yield _text(partial(self._open_output, name))
-        if self._sources.is_unchanged(page):
+            if not (has_source and self._was_deleted(name)):
+                yield _text(partial(self._open_output, name))
+        if has_source:
             for name in _caption_names(page["source"]):
                 yield _text(partial(self._open_source, name))
+
+    def _was_deleted(self, name: str) -> bool:
+        """Return whether a caption beside an output is a copy of one that the input has no longer."""
+        source = self._copied.get(name)
+        if source is None:
+            return False
+        try:
+            self._stores.sources.stat(self._stores.sources.address(source))
+        except FileNotFoundError:
+            return True
+        except (OSError, PageError):
+            return False
+        return False
 
     def _open_output(self, name: str) -> IO[bytes]:
         found = self._stores.outputs.stat(name)

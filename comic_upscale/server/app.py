@@ -76,6 +76,13 @@ def create_app(services: Services, *, pages: bool = False) -> FastAPI:
         routes=list(_routes()),
     )
     app.state.services = services
+
+    # People type this address into a reader.
+    @app.get("/opds", include_in_schema=False)
+    @app.get("/opds/", include_in_schema=False)
+    async def catalogue() -> RedirectResponse:
+        return RedirectResponse(opds.PREFIX)
+
     describe(app)
     add_error_handlers(app)
 

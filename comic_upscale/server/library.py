@@ -21,7 +21,7 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.roots import OUTPUT, find_below
 from comic_upscale.server.settings import ServerSettings
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.paths import LITTER, MARKER_FOLDER
 
 Kind: TypeAlias = Literal["folder", "volume", "image"]
 
@@ -133,7 +133,7 @@ def _read(roots: Sequence[Path], folder: Path) -> tuple[list[Entry], int, bool]:
         for number, entry in enumerate(entries):
             if number >= MOST_ENTRIES:
                 return found, hidden, True
-            if entry.name.startswith("."):
+            if entry.name.startswith(".") or entry.name.lower() in LITTER:
                 continue
             try:
                 shown = _entry(roots, entry)

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -312,12 +312,17 @@ class Trash:
                 left.append(name)
         return left
 
-    def outputs_without_originals(self) -> list[tuple[str, str]]:
-        """Return what the input has and the job no longer needs: (a name that the output had, its hash)."""
-        gone = {record.output_sha256 for record in self.in_force() if not self.holds(record)}
-        return [
-            (record.new, record.output_sha256) for record in self.records() if record.output_sha256 in gone
-        ]
+    def outputs_without_originals(self, left: Collection[str]) -> list[tuple[str, str]]:
+        """Return the outputs that nothing is compared with any more: (a name that the output had, its hash).
+
+        The input has them, or their originals were put back.
+
+        Args:
+            left: the originals that stay in the trash, as `prune` returns them.
+        """
+        needed = {record.output_sha256 for record in self.in_force() if record.trash in left}
+        records = {(record.new, record.output_sha256) for record in self.records()}
+        return sorted((name, sha256) for name, sha256 in records if sha256 not in needed)
 
     def holds(self, record: Replaced) -> bool:
         """Return whether the original is still in the trash."""

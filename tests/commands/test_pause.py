@@ -132,3 +132,12 @@ def test_a_link_in_the_place_of_the_file_pauses_nothing(tmp_path: Path) -> None:
     (tmp_path / ".comic-upscale").mkdir()
     (tmp_path / ".comic-upscale" / "paused").symlink_to(tmp_path)
     assert paused_since(tmp_path) is None
+
+
+def test_the_folder_may_be_given_as_for_other_commands(tmp_path: Path) -> None:
+    settings = JobSettings(input=tmp_path / "in", output=tmp_path / "out")
+    (settings.folder / ".comic-upscale").mkdir(parents=True)
+    assert invoke("pause", "--job", settings.folder)[1].startswith("paused: ")
+    assert invoke("resume", "--job", settings.folder)[1].startswith("resumed: ")
+    code, _, err = invoke("pause", settings.folder, "--job", settings.folder)
+    assert (code, "given twice" in err) == (2, True)

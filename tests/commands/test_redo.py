@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from comic_upscale.cli import app
 from comic_upscale.commands import questions
 from comic_upscale.commands import run as run_command
+from tests.archives import make_zip, picture
 from tests.conftest import draw
 
 
@@ -116,3 +117,11 @@ def test_only_somebody_who_sees_the_question_is_asked(
         assert questions.has_terminal()
         monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1)
         assert not questions.has_terminal(), "in the background"
+
+
+def test_a_dry_run_says_again_for_the_pages_of_a_volume(tiny_weights: Path, tmp_path: Path) -> None:
+    make_zip(tmp_path / "in" / "v.cbz", {f"{number}.png": picture(number) for number in range(2)})
+    assert run(tiny_weights, "-s", 2)[0] == 0
+    out = run(tiny_weights, "-s", 3, "--dry-run")[1]
+    assert "v.cbz/0.png  (made with scale 2)" in out
+    assert "5 pages: 5 again" in out

@@ -211,7 +211,7 @@ def test_komga_scans_libraries(inputs: Path, tiny_weights: Path, monkeypatch: py
         # Nothing is new.
         assert run(inputs, tiny_weights, "--komga", url)[0] == 0
         assert not requests
-        scan_komga(url, KEY, ("Comics",), ONCE)
+        scan_komga(url, KEY, ("comics",), ONCE)
         assert [request.path for request in requests][1:] == every[1:]
         with pytest.raises(HookError, match="no library 'Novels'; it has Manga"):
             scan_komga(url, KEY, ("Novels",), ONCE)

@@ -130,9 +130,11 @@ NAMES = ["v (part 2).epub", "v (part 3).epub", "v.epub"]
 def test_a_large_book_is_split(make_job: MakeJob, tmp_path: Path) -> None:
     make_zip(tmp_path / "in" / "v.cbz", large(5))
     settings = split_job(make_job)
-    assert len(done_pages(settings)) == 5
+    finished = run(settings)
+    assert (finished.done_now, finished.warnings) == (5, ())
     made = books(settings)
     assert sorted(made) == NAMES
+    assert finished.output_bytes == sum(map(len, made.values()))
     assert all(len(data) <= LIMIT for data in made.values())
     parts = [images(made[name]) for name in ("v.epub", *NAMES[:2])]
     assert [sorted(part) for part in parts] == [
@@ -144,6 +146,14 @@ def test_a_large_book_is_split(make_job: MakeJob, tmp_path: Path) -> None:
     (settings.output / "v (part 2).epub").unlink()
     assert done_pages(settings) == ["v.cbz/p03.png", "v.cbz/p04.png"]
     assert books(settings) == made
+
+
+def test_a_page_that_is_larger_than_a_file_may_be_is_told(make_job: MakeJob, tmp_path: Path) -> None:
+    pages = {f"{number}.png": picture(number, (160, 200)) for number in range(2)}
+    make_zip(tmp_path / "in" / "v.cbz", pages)
+    finished = run(make_job(archive_output="epub", max_volume_size=100_000))
+    assert finished.volumes_done == 1
+    assert finished.warnings == ("v.cbz: 2 file(s) larger than --max-volume-size, because one page is",)
 
 
 def test_fewer_pages_need_fewer_files(make_job: MakeJob, tmp_path: Path) -> None:

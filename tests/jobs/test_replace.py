@@ -462,3 +462,19 @@ def test_a_folder_where_nothing_was_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no original of"):
         prune_trash(tmp_path, remove=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pruning_after_a_restore_removes_the_copies_of_the_job(library: Path, job: Any) -> None:
+    before = visible(library)
+    run(job())
+    restore(library, change=True)
+    copies = [path for path in replace_folder(library).rglob("*") if path.suffix in (".png", ".cbz")]
+    listed = prune_trash(library, remove=False)
+    size = sum(path.stat().st_size for path in copies)
+    assert (listed.files, listed.copies, listed.copy_bytes) == ((), 3, size)
+    assert all(path.exists() for path in copies)
+    assert prune_trash(library, remove=True).copies == 3
+    assert not any(path.exists() for path in copies)
+    assert visible(library) == before
+    # The pages are simply done again.
+    assert run(job()).replaced_now == 3

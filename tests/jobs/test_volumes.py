@@ -200,6 +200,7 @@ def test_the_untouched_page_takes_the_place_of_one_that_failed(make_job: MakeJob
     kept = make_job(keep_original_on_failure=True)
     finished = run_without_engine(kept)
     assert (finished.failed, finished.volumes_done) == (1, 1)
+    assert finished.warnings == ("v.cbz: 1 page(s) unchanged: failed",)
     made = read_cbz(tmp_path / "out" / "v.cbz")
     assert made["p09.jxl"] == b"\xff\x0a strange"
     assert list(made) == ["p01.png", "p02.png", "p03.png", "p09.jxl", "ComicInfo.xml"]

@@ -282,6 +282,16 @@ def test_a_volume_without_usable_metadata_has_its_name(xml: bytes) -> None:
     )
 
 
+def test_people_come_in_the_order_of_the_file() -> None:
+    xml = (
+        b"<ComicInfo><Inker>C. Three, A. One</Inker><Writer>A. One, B. Two</Writer>"
+        b"<Penciller>B. Two, D. Four</Penciller></ComicInfo>"
+    )
+    assert read_about(xml, "v01", right_to_left=False).people == (
+        ("A. One", "aut"), ("B. Two", "aut"), ("D. Four", "art"), ("C. Three", "art"),
+    )  # fmt: skip
+
+
 def test_bookmarks_beyond_the_pages_are_left_out() -> None:
     about = About(title="T", bookmarks=(Bookmark(1, "In"), Bookmark(999, "Out")))
     with zipfile.ZipFile(io.BytesIO(write("epub", about))) as archive:

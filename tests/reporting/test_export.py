@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from comic_upscale.cli import app
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import replace_folder
 from tests.conftest import draw
 from tests.fakes import NearestEngine
 
@@ -68,6 +69,11 @@ def test_csv_says_the_same_and_the_same_job_gives_the_same_bytes(job: Path, tmp_
 def test_a_file_that_says_something_else_is_not_replaced_unasked(job: Path) -> None:
     assert export("--job", job)[0] == 0
     assert export("--job", job)[0] == 0
+    # An export that nobody has changed is ours to replace.
+    (job / "p2.txt").write_text("a new caption", encoding="utf-8")
+    assert export("--job", job)[0] == 0
+    assert "a new caption" in (job / "metadata.jsonl").read_text(encoding="utf-8")
+    (job / "metadata.jsonl").write_text("edited", encoding="utf-8")
     (job / "p2.txt").write_text("another caption", encoding="utf-8")
     code, _, err = export("--job", job)
     assert (code, "--overwrite" in err) == (2, True)
@@ -111,3 +117,34 @@ def test_neither_export_nor_its_help_imports_torch(job: Path) -> None:
         f"CliRunner().invoke(app, ['export', '--job', {str(job)!r}]); print('torch' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"
+
+
+def test_a_caption_that_was_deleted_is_left_out(job: Path) -> None:
+    source = job.parent / "set"
+    assert export("--job", job)[0] == 0
+    assert "cat" in (job / "metadata.jsonl").read_text(encoding="utf-8")
+    (source / "p2.txt").unlink()
+    code, _, err = export("--job", job)
+    assert "cat" not in (job / "metadata.jsonl").read_text(encoding="utf-8")
+    assert (code, "2 have no caption" in err) == (0, True)
+    # Without the input, nobody can tell.
+    source.rename(job.parent / "moved")
+    assert export("--job", job)[0] == 0
+    assert "cat" in (job / "metadata.jsonl").read_text(encoding="utf-8")
+
+
+def test_replaced_images_are_exported_where_they_are(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    draw(library / "deep" / "a.jpg", 1, size=(96, 128))
+    (library / "deep" / "a.txt").write_text("my tags", encoding="utf-8")
+    (tmp_path / "any.pth").write_bytes(b"weights")
+    settings = JobSettings(
+        input=library, output=replace_folder(library), model=str(tmp_path / "any.pth"), workers=1,
+        replace_sources=True,
+    )  # fmt: skip
+    finished = run_job(settings, open_engines=lambda *_: [NearestEngine()])
+    assert finished.replaced_now == 1, finished.warnings
+    assert export("--job", library)[0] == 0
+    assert json.loads((library / "metadata.jsonl").read_text(encoding="utf-8")) == {
+        "file_name": "deep/a.png", "text": "my tags",
+    }  # fmt: skip

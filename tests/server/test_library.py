@@ -79,6 +79,13 @@ def test_a_level_is_listed_in_the_order_of_a_reader(root: Path) -> None:
     )
 
 
+def test_what_a_run_leaves_out_is_not_listed(root: Path) -> None:
+    for name in ("@eaDir", "Thumbs.db"):
+        (root / "Series" / name).mkdir()
+    assert "@eaDir" not in {each.name for each in list_folder((root,), str(root / "Series")).entries}
+    assert "Thumbs.db" not in {each.name for each in list_folder((root,), str(root / "Series")).entries}
+
+
 def test_large_folders_have_pages(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(1, 251):
         (root / "Series" / "Book 2" / f"{number}.png").write_bytes(b"x")
@@ -235,6 +242,9 @@ def test_a_folder_is_upscaled_has_a_report_and_continues(
     assert (folder / "upscaled" / "1.png").exists()
     shown = boss.get(begun)
     assert f'href="{begun}/report"' in shown.text and f"{folder} →" in shown.text
+    # A link would show nothing: the pages are in the folder.
+    assert f"{begun}/share" not in shown.text
+    assert boss.post(f"{begun}/share", data={"csrf_token": csrf_of(shown)}).status_code == 409
     report = boss.get(f"{begun}/report")
     policy = report.headers["content-security-policy"]
     assert report.text.startswith("<!-- report of comic-upscale -->") and "1.png" in report.text

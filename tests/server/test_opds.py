@@ -133,6 +133,8 @@ def test_the_feed_has_pages(services: object) -> None:
     with client_of(services, make_key(services, "me")) as client:  # type: ignore[arg-type]
         assert feed(client, "/opds/v1.2/volumes").findall(f"{ATOM}entry") == []
         assert client.get("/opds/v1.2/volumes", params={"cursor": "x"}).status_code == 400
+        for typed in ("/opds", "/opds/"):
+            assert client.get(typed, follow_redirects=False).headers["location"] == "/opds/v1.2"
 
 
 @posix

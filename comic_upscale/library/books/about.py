@@ -48,7 +48,7 @@ class About:
     number: str = ""
     """Its number in the series."""
     people: tuple[tuple[str, str], ...] = ()
-    """(name, MARC code of the role) of each, each name once."""
+    """(name, MARC code of the first role) of each, the writers first, and each name once."""
     publisher: str = ""
     description: str = ""
     subjects: tuple[str, ...] = ()
@@ -85,6 +85,10 @@ def read_about(comicinfo: bytes | None, name: str, *, right_to_left: bool) -> Ab
     def text(key: str) -> str:
         return texts.get(key, "")
 
+    people: dict[str, str] = {}
+    for key, role in _ROLES:
+        for person in _split(text(key)):
+            people.setdefault(person, role)
     number = text("Number")
     named = text("Title") or " ".join(filter(None, (text("Series"), number))) or plain.title
     language = text("LanguageISO")
@@ -94,9 +98,7 @@ def read_about(comicinfo: bytes | None, name: str, *, right_to_left: bool) -> Ab
         right_to_left=right_to_left or text("Manga").casefold() == "yesandrighttoleft",
         series=text("Series"),
         number=number,
-        people=tuple(
-            {name: (name, role) for key, role in reversed(_ROLES) for name in _split(text(key))}.values()
-        )[::-1],
+        people=tuple(people.items()),
         publisher=text("Publisher"),
         description=text("Summary"),
         subjects=tuple(_split(text("Genre"))),

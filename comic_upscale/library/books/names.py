@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+import re
 
 from comic_upscale.settings.processing import ArchiveOutput
+
+_PART = re.compile(r" \(part \d+\)$")
 
 
 def extension_of_volume(kind: ArchiveOutput) -> str:
@@ -18,6 +21,11 @@ def stem_of_volume(output: str) -> tuple[str, str]:
         if output.endswith(end):
             return output.removesuffix(end), end
     return posixpath.splitext(output)
+
+
+def is_further_part(name: str) -> bool:
+    """Return whether `part_name` may have made a name, with a part after the first."""
+    return _PART.search(stem_of_volume(name)[0]) is not None
 
 
 def part_name(output: str, part: int) -> str:

@@ -69,7 +69,7 @@ async def run_again(
     return await queue_again(services, account, job_id, again.options, idempotency_key)
 
 
-@router.post("/{job_id}/share", summary="Share a job", responses=documented(401, 403, 404, 429))
+@router.post("/{job_id}/share", summary="Share a job", responses=documented(401, 403, 404, 409, 429))
 async def share_job(services: Server, account: CurrentAccount, job_id: str) -> Share:
     """Return a signed link. Whoever has it sees the job and its pages for seven days, without an account.
 
@@ -78,7 +78,13 @@ async def share_job(services: Server, account: CurrentAccount, job_id: str) -> S
     require(account, "jobs:write")
     if account.is_anonymous:
         raise ApiError(403, "forbidden", "Jobs without an account cannot be shared.")
-    await own_job(services, account, job_id)
+    row = await own_job(services, account, job_id)
+    if row["input"] is not None:
+        raise ApiError(
+            409,
+            "no_pages",
+            "Only jobs over uploads can be shared: the pages of this job are in a folder of the server.",
+        )
     path = f"/shared/{services.links.sign(Link('share', job_id))}"
     await services.database.write_async(
         lambda connection: audit.record(connection, account, "job.share", job_id)
