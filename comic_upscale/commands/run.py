@@ -388,7 +388,7 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
     if shown.quiet or sys.stdout is None:
         return terminal.QuietDisplay()
     if sys.stdout.isatty():
-        return terminal.LiveDisplay(verbose=shown.verbose)
+        return terminal.LiveDisplay(verbose=shown.verbose, stop=stop)
 
     def write(line: str) -> None:
         terminal.write_line(line, on_broken_pipe)

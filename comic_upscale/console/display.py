@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Protocol
@@ -48,6 +49,7 @@ from comic_upscale.execution.events import (
     Progress,
     Sending,
 )
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import PageDone, PageFailed, PageSkipped, VolumeDone
 from comic_upscale.settings.paths import path_text
 from comic_upscale.version import __version__
@@ -232,11 +234,17 @@ class LogFileDisplay:
 
 
 class LiveDisplay:
-    """Shows a live progress bar on a terminal."""
+    """Shows a live progress bar on a terminal.
 
-    def __init__(self, *, verbose: bool) -> None:
+    Args:
+        verbose: whether to print a line for every page.
+        stop: of the run. A request is shown at once, also before the first page.
+    """
+
+    def __init__(self, *, verbose: bool, stop: StopRequest) -> None:
         self._console = make_console()
         self._verbose = verbose
+        self._stop = stop
         self._told: set[str] = set()
         self._status = self._console.status("starting")
         self._live: Live | None = None
@@ -256,7 +264,7 @@ class LiveDisplay:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Preparing):
-            self._status.update(Text(event.what))
+            self._status.update(Preparation(event.what, self._stop))
             self._status.start()
         elif isinstance(event, Note):
             self.close()
@@ -267,7 +275,7 @@ class LiveDisplay:
         elif isinstance(event, (Fetching, Sending)):
             doing = "downloading" if isinstance(event, Fetching) else "sending"
             share = f"{event.done_bytes / 1e6:.1f} of {event.total_bytes / 1e6:.1f} MB"
-            self._status.update(Text(printable(f"{doing} {event.name}: {share}")))
+            self._status.update(Preparation(printable(f"{doing} {event.name}: {share}"), self._stop))
         elif isinstance(event, JobStarted):
             self._status.stop()
             self._console.print(_header(event))
@@ -313,6 +321,18 @@ class LiveDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a run does before its first page, and whether it stops after that. The terminal asks again and again."""
+
+    what: str
+    stop: StopRequest
+
+    def __rich__(self) -> Text:
+        """Return what is shown now."""
+        return Text(f"{self.what}: stopping after this" if self.stop.requested else self.what)
 
 
 def write_line(line: str, on_broken_pipe: Callable[[], None]) -> None:

@@ -16,6 +16,9 @@ from comic_upscale.imaging.reader import open_image
 from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.processing import ProcessingSettings
 
+LOST_TEXTS = "texts of the PNG left out"
+"""The beginning of a note of a page whose texts, such as prompts, its format cannot hold."""
+
 
 def check_target(width: int, height: int, format: FormatName) -> None:
     """Check that a format can hold a page, before any work is done.
@@ -158,7 +161,7 @@ def list_omissions(pixels: Pixels, format: FormatName, asked: FormatName) -> tup
         notes.append(f"ICC profile: converted to sRGB for {title}")
     if pixels.metadata.text and not written.texts:
         names = ", ".join(keyword for keyword, _ in pixels.metadata.text)
-        notes.append(f"texts of the PNG left out ({names}): {title} has no place for them")
+        notes.append(f"{LOST_TEXTS} ({names}): {title} has no place for them")
     if written.list_omissions is not None:
         notes += written.list_omissions(pixels)
     return tuple(notes)

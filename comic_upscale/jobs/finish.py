@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from comic_upscale.execution.events import JobFinished
+from comic_upscale.imaging.encode import LOST_TEXTS
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.paid_answers import find_unneeded
 from comic_upscale.jobs.replace import ReplaceResult, count_replaced, replace_sources
@@ -87,6 +88,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
             *(f"{file.source} was not copied: {file.reason}" for file in failures),
             *replaced.describe_kept(SHOWN_FAILURES),
             *_odd_volumes(await on_ledger(ledger.volume_notes, job_id)),
+            *_lost_texts(await on_ledger(ledger.count_noted, job_id, f"{LOST_TEXTS} (")),
         ),
         stopped_by=context.stop.kind if end.state == "interrupted" else None,
         step=end.step,
@@ -121,6 +123,14 @@ def _odd_volumes(noted: Iterable[tuple[str, str]]) -> Iterator[str]:
         odd = [note for note in notes.split("; ") if note.endswith((FAILED_PAGES, TOO_LARGE))]
         if odd:
             yield f"{source}: {'; '.join(odd)}"
+
+
+def _lost_texts(count: int) -> tuple[str, ...]:
+    """Return the sentence about prompts and other texts of PNGs that the format of the outputs cannot hold."""
+    if not count:
+        return ()
+    pages = "1 page has" if count == 1 else f"{count:,} pages have"
+    return (f"{pages} lost the texts of the PNG, such as the prompt: --format png keeps them",)
 
 
 def _forget_answers(context: JobContext) -> None:

@@ -368,6 +368,15 @@ class Ledger(LibraryChanges):
             row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
             return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 
+    def count_noted(self, job_id: int, note: str) -> int:
+        """Return the number of finished pages of a job with a text in their notes."""
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select count(*) from pages where job_id = ? and state = 'done' and gone = 0 and instr(notes, ?)",
+                [job_id, note],
+            )
+            return int(cursor.fetchone()[0])
+
     def volume_notes(self, job_id: int) -> list[tuple[str, str]]:
         """Return (source, notes) of the written volumes of a job that have notes, in their order."""
         with self._translate_errors():

@@ -12,12 +12,13 @@ from comic_upscale.cli import app
 from comic_upscale.console import display
 from comic_upscale.console.text import hooks_lines
 from comic_upscale.execution.events import HooksFinished, Progress
+from comic_upscale.execution.stop import StopRequest
 
 
 def progress(pending: int) -> Progress:
     return Progress(
-        total=10_000, done=10_000 - pending, failed=0, skipped=0, pending=pending, pages_per_second=None, eta_seconds=None,
-        in_hand=None, bottleneck=None, busy={},
+        total=10_000, done=10_000 - pending, failed=0, skipped=0, pending=pending, pages_per_second=None,
+        eta_seconds=None, in_hand=None, bottleneck=None, busy={},
     )  # fmt: skip
 
 
@@ -30,6 +31,14 @@ def test_pages_that_were_done_before_make_no_run_look_fast(monkeypatch: pytest.M
     log(progress(999))
     # One page in 100 s, and 999 to go.
     assert "27:4" in lines[-1] and "s/page" in lines[-1]
+
+
+def test_a_stop_is_shown_before_the_first_page() -> None:
+    stop = StopRequest()
+    shown = display.Preparation("loading comic-fast-x3", stop)
+    assert str(shown.__rich__()) == "loading comic-fast-x3"
+    stop.request("SIGINT")
+    assert str(shown.__rich__()) == "loading comic-fast-x3: stopping after this"
 
 
 def test_equal_failures_of_hooks_are_said_once() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.imaging.decode import decode
@@ -170,3 +171,15 @@ def test_sixteen_bits_and_what_belongs_to_a_page_go_from_file_to_file(
     assert (page.color == source.color.repeat(2, axis=0).repeat(2, axis=1)).all()
     assert page.metadata.xmp == xmp
     assert page.metadata.dpi == pytest.approx((300, 300), rel=0.001)
+
+
+def test_a_run_says_that_prompts_were_lost(tmp_path: Path, inbox: Path, tiny_weights: Path) -> None:
+    text = PngInfo()
+    text.add_text("parameters", "a cat, inked")
+    for name in ("a.png", "b.png"):
+        Image.fromarray(picture(1)[:, :, 0]).save(inbox / name, pnginfo=text)
+    assert run(settings(tmp_path, tiny_weights)).warnings == ()
+    lost = run(settings(tmp_path, tiny_weights, format="webp", output=tmp_path / "webp"))
+    assert lost.warnings == (
+        "2 pages have lost the texts of the PNG, such as the prompt: --format png keeps them",
+    )
