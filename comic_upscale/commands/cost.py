@@ -41,7 +41,7 @@ JOB = pick(
         "device": "Devices for --pilot: auto, cpu, cuda, cuda:1, xpu or mps; several as cuda:0,cuda:1.",
         "workers": "Threads of the rented machine and of --pilot. Default for a rented machine: those of its offer.",
     },
-    # It changes no cost.
+    # --engine-option keep_lettering=false does the same. A pair of long flags would squeeze the whole help.
     without=("keep_lettering",),
 )  # fmt: skip
 INPUT = pick(

@@ -53,11 +53,11 @@ def export(
         typer.echo(text if sys.stdout.isatty() else text.encode(), nl=False)
     else:
         write_export(text, path, overwrite=overwrite)
-    left_out = f"; left out {found.missing:,} whose outputs are missing" if found.missing else ""
+    notes = f"; left out {found.missing:,} whose outputs are missing" if found.missing else ""
     if found.orphans:
-        left_out += f"; left out {found.orphans:,} whose sources are gone: comic-upscale prune removes them"
-    if bare := sum(row.caption is None for row in rows):
-        left_out += f"; {bare:,} {'have' if bare > 1 else 'has'} no caption"
+        notes += f"; left out {found.orphans:,} whose sources are gone: comic-upscale prune removes them"
+    if without := sum(row.caption is None for row in rows):
+        notes += f"; {without:,} {'have' if without > 1 else 'has'} no caption"
     if len(rows) < len(found.rows):
-        left_out += f"; left out {len(found.rows) - len(rows):,} in volumes: csv and jsonl list them"
-    typer.echo(f"{page_count(len(rows))} exported{f' into {path}' if path else ''}{left_out}", err=True)
+        notes += f"; left out {len(found.rows) - len(rows):,} in volumes: csv and jsonl list them"
+    typer.echo(f"{page_count(len(rows))} exported{f' into {path}' if path else ''}{notes}", err=True)

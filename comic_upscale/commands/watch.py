@@ -187,7 +187,7 @@ def _check_there(jobs: Sequence[JobSettings]) -> None:
         if not is_known and not job.input.exists():
             raise InputError(
                 f"{path_text(job.input)} does not exist: check its name, or whether its drive is there. A watch waits "
-                "only for folders that it has seen before"
+                "only for folders of which something was upscaled before"
             )
 
 

@@ -87,7 +87,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         warnings=(
             *(f"{file.source} was not copied: {file.reason}" for file in failures),
             *replaced.describe_kept(SHOWN_FAILURES),
-            *_odd_volumes(await on_ledger(ledger.volume_notes, job_id)),
+            *itertools.islice(_odd_volumes(await on_ledger(ledger.volume_notes, job_id)), SHOWN_FAILURES),
             *_lost_texts(await on_ledger(ledger.count_noted, job_id, f"{LOST_TEXTS} (")),
         ),
         stopped_by=context.stop.kind if end.state == "interrupted" else None,
@@ -111,9 +111,8 @@ async def _further_bytes(context: JobContext) -> int:
     if context.settings.max_volume_size is None:
         return 0
     known = await context.on_ledger(context.ledger.carried, context.settings.output)
-    books = {volume.entry.source for volume in context.discovery.volumes}
     outputs = context.stores.outputs
-    further = [name for name, file in known.items() if file.source in books and is_further_part(name)]
+    further = [name for name in known if is_further_part(name)]
     return await asyncio.to_thread(lambda: sum(size_of(outputs, name) or 0 for name in further))
 
 

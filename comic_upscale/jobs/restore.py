@@ -101,16 +101,15 @@ def prune_trash(library: Path, *, remove: bool) -> TrashResult:
         files = tuple(trash.originals())
         left = tuple(trash.prune()) if remove else ()
         outputs = open_stores(library, output).outputs
-        copies = [
-            (name, size)
-            for name, sha256 in trash.outputs_without_originals(left)
-            if (size := size_of(outputs, name)) and sha256_of(outputs, name) == sha256
-        ]
+        # A list reads no file.
+        copies = {
+            name: size
+            for name, sha256 in trash.outputs_without_originals()
+            if (size := size_of(outputs, name)) and (not remove or sha256_of(outputs, name) == sha256)
+        }
         if remove:
-            outputs.delete(name for name, _ in copies)
-    return TrashResult(
-        path_text(trash.folder), files, left, remove, len(copies), sum(size for _, size in copies)
-    )
+            outputs.delete(copies)
+    return TrashResult(path_text(trash.folder), files, left, remove, len(copies), sum(copies.values()))
 
 
 def _trash_of(library: Path) -> Trash:

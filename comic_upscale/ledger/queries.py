@@ -155,14 +155,21 @@ def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
         return job, [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def read_copied(ledger: Path) -> dict[str, str]:
-    """Return the sources of the files that the newest job of a ledger has copied, by output; errors as in `reading`."""
+def read_copied(ledger: Path) -> dict[str, tuple[str, str]]:
+    """Return the (source, hash) of the files that were copied beside the outputs of the newest job, by output.
+
+    Earlier jobs into the same folder count, too. Errors as in `reading`.
+    """
     with reading(ledger) as connection:
         job = newest_job(connection, ledger)
         if not connection.execute("select 1 from sqlite_master where name = 'carried'").fetchone():
             return {}
-        cursor = connection.execute("select output, source from carried where job_id = ?", [job["id"]])
-        return {str(output): str(source) for output, source in cursor}
+        cursor = connection.execute(
+            "select carried.output, source, sha256 from carried join jobs on jobs.id = carried.job_id"
+            " where jobs.output = ? order by copied_at, carried.id",
+            [job["output"]],
+        )
+        return {str(output): (str(source), str(sha256)) for output, source, sha256 in cursor}
 
 
 def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]]:

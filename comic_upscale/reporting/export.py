@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -23,10 +22,11 @@ from comic_upscale.ledger.status import read_status
 from comic_upscale.library.cbz import UNREADABLE, open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.library.sorting import natural_key
-from comic_upscale.settings.paths import MARKER_FOLDER, replace_folder
+from comic_upscale.settings.paths import replace_folder
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.atomic import write_whole
-from comic_upscale.storage.base import GONE
+from comic_upscale.storage.base import GONE, sha256_of
+from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import Stores
 
 ExportFormat: TypeAlias = Literal["imagefolder", "csv", "jsonl"]
@@ -36,8 +36,6 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 """The metadata files that Hugging Face's ``imagefolder`` expects beside the images."""
 
 _LONGEST_CAPTION = 1 << 20
-_EXPORTS = "exports.json"
-"""In the marker folder: the hashes of the exports beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +43,7 @@ class ExportRow:
     """A finished page."""
 
     file: str
-    """The output, relative to the output folder; of a page in a volume the CBZ and the page's name in it,
+    """The output, relative to the folder of the export; of a page in a volume the CBZ and the page's name in it,
     ``v01.cbz/012.png``."""
     source: str
     """Relative to the input folder; of a page in a volume the volume and the page's name in it."""
@@ -77,7 +75,7 @@ class Export:
     """The rows of a job, and their folder."""
 
     folder: Path
-    """The output folder."""
+    """The output folder; with ``--replace`` the input, whose files the outputs are."""
     rows: tuple[ExportRow, ...]
     """The rows in natural order of the sources."""
     missing: int
@@ -103,11 +101,12 @@ def read_export(ledger: Path, folder: Path | None = None) -> Export:
         LedgerError: the file cannot be read.
     """
     job, pages = read_done_pages(ledger)
-    folder = _folder_of_images(folder or output_folder(ledger, job))
+    output = folder or output_folder(ledger, job)
+    folder = _folder_of_images(output)
     stores = job_stores(ledger, job, folder)
-    outputs = Outputs(stores.outputs)
+    find = _Replacements(folder).file_of if folder != output else Outputs(stores.outputs).file_of
     copied = read_copied(ledger)
-    there = [(file, page) for page in pages if (file := outputs.file_of(page)) is not None]
+    there = [(file, page) for page in pages if (file := find(page)) is not None]
     with (
         contextlib.closing(Sources(job, stores.sources)) as sources,
         contextlib.closing(_Captions(stores, sources, copied)) as captions,
@@ -141,6 +140,27 @@ def _folder_of_images(output: Path) -> Path:
     """Return the folder that has the images of a job: with ``--replace``, that is the input."""
     library = output.parent.parent
     return library if output == replace_folder(library) else output
+
+
+class _Replacements:
+    """The outputs of a job that took the places of originals.
+
+    Args:
+        library: the input of the job.
+    """
+
+    def __init__(self, library: Path) -> None:
+        self._in_force = {
+            record.output_sha256: record.new for record in Trash(library).in_force() if not record.edited
+        }
+
+    def file_of(self, page: Mapping[str, Any]) -> str | None:
+        """Return the path of the output of a page, relative to the library; None if its original is still there.
+
+        Args:
+            page: a row of `read_done_pages`. One in a volume has no path: its volume was replaced as a whole.
+        """
+        return None if page["volume_output"] else self._in_force.get(page["output_sha256"])
 
 
 def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
@@ -199,13 +219,6 @@ def metadata_path(export: Export, requested: Path | None) -> Path:
 def write_export(text: str, path: Path, *, overwrite: bool) -> None:
     """Write an export completely or not at all. A file with the same content is left as it is.
 
-    In the folder of a job, an earlier export that nobody has changed since is replaced.
-
-    Args:
-        text: of the export.
-        path: of the file.
-        overwrite: whether any other file may be replaced, too.
-
     Raises:
         SettingsError: another file exists and may not be replaced.
         OutputError: the export cannot be written.
@@ -215,37 +228,13 @@ def write_export(text: str, path: Path, *, overwrite: bool) -> None:
         if os.path.lexists(path):
             if path.is_file() and path.read_bytes() == data:
                 return
-            if path.is_dir() or not (overwrite or _is_own(path)):
+            if not overwrite or path.is_dir():
                 raise SettingsError(
                     f"{path} exists with other content: allow --overwrite, or choose another --output"
                 )
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
     write_whole(data, path)
-    _note_own(path, data)
-
-
-def _is_own(path: Path) -> bool:
-    """Return whether a file is an earlier export as it was written."""
-    return _own_exports(path).get(path.name) == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _note_own(path: Path, data: bytes) -> None:
-    notes = path.parent / MARKER_FOLDER / _EXPORTS
-    if notes.parent.is_dir():
-        exports = _own_exports(path) | {path.name: hashlib.sha256(data).hexdigest()}
-        # Without the note, the next export asks before it replaces this one.
-        with contextlib.suppress(OutputError):
-            write_whole(json.dumps(exports).encode(), notes)
-
-
-def _own_exports(path: Path) -> dict[str, Any]:
-    """Return the hashes of the exports that were written into the folder of a file, by name."""
-    try:
-        found = json.loads((path.parent / MARKER_FOLDER / _EXPORTS).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 class _Captions:
@@ -254,10 +243,10 @@ class _Captions:
     Args:
         stores: of the job.
         sources: of the job.
-        copied: the files that runs have copied beside the outputs, and the source of each.
+        copied: the files that runs have copied beside the outputs, with the source and the hash of each.
     """
 
-    def __init__(self, stores: Stores, sources: Sources, copied: Mapping[str, str]) -> None:
+    def __init__(self, stores: Stores, sources: Sources, copied: Mapping[str, tuple[str, str]]) -> None:
         self._stores = stores
         self._sources = sources
         self._copied = copied
@@ -286,26 +275,28 @@ class _Captions:
         The ledger or the folder may come from a stranger. So nothing is read through a link that leads out of the
         folder, and nothing beside a source that is not the file that was upscaled.
         """
-        has_source = self._sources.is_unchanged(page)
-        for name in _caption_names(output):
-            if not (has_source and self._was_deleted(name)):
-                yield _text(partial(self._open_output, name))
-        if has_source:
+        # Where an original was replaced, its captions have kept their names.
+        for name in dict.fromkeys((*_caption_names(output), *_caption_names(page["source"]))):
+            text = _text(partial(self._open_output, name))
+            if text is not None and not self._was_deleted(name, page):
+                yield text
+        if self._sources.is_unchanged(page):
             for name in _caption_names(page["source"]):
                 yield _text(partial(self._open_source, name))
 
-    def _was_deleted(self, name: str) -> bool:
-        """Return whether a caption beside an output is a copy of one that the input has no longer."""
-        source = self._copied.get(name)
+    def _was_deleted(self, name: str, page: Mapping[str, Any]) -> bool:
+        """Return whether a caption beside an output is the copy of one that the input has no longer."""
+        source, sha256 = self._copied.get(name, (None, ""))
         if source is None:
             return False
         try:
             self._stores.sources.stat(self._stores.sources.address(source))
+            return False
         except FileNotFoundError:
-            return True
+            # An edited copy is somebody's own. Without the page itself, the whole input may be away.
+            return sha256_of(self._stores.outputs, name) == sha256 and self._sources.is_unchanged(page)
         except (OSError, PageError):
             return False
-        return False
 
     def _open_output(self, name: str) -> IO[bytes]:
         found = self._stores.outputs.stat(name)

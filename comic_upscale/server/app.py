@@ -78,8 +78,8 @@ def create_app(services: Services, *, pages: bool = False) -> FastAPI:
     app.state.services = services
 
     # People type this address into a reader.
-    @app.get("/opds", include_in_schema=False)
-    @app.get("/opds/", include_in_schema=False)
+    @app.get("/opds", include_in_schema=False, max_body_size=MOST_BODY)
+    @app.get("/opds/", include_in_schema=False, max_body_size=MOST_BODY)
     async def catalogue() -> RedirectResponse:
         return RedirectResponse(opds.PREFIX)
 

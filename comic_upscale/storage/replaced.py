@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -312,17 +312,28 @@ class Trash:
                 left.append(name)
         return left
 
-    def outputs_without_originals(self, left: Collection[str]) -> list[tuple[str, str]]:
-        """Return the outputs that nothing is compared with any more: (a name that the output had, its hash).
+    def outputs_without_originals(self) -> list[tuple[str, str]]:
+        """Return what the job no longer needs: (a name that the output had, its hash).
 
-        The input has them, or their originals were put back.
-
-        Args:
-            left: the originals that stay in the trash, as `prune` returns them.
+        The input has these outputs and their originals were pruned, or the originals were put back.
         """
-        needed = {record.output_sha256 for record in self.in_force() if record.trash in left}
-        records = {(record.new, record.output_sha256) for record in self.records()}
-        return sorted((name, sha256) for name, sha256 in records if sha256 not in needed)
+        in_force = self.in_force()
+        held = {record.output_sha256 for record in in_force if self.holds(record)}
+        gone = {record.output_sha256 for record in in_force}
+        gone |= {record.output_sha256 for record in self.records() if self._was_put_back(record)}
+        return [
+            (record.new, record.output_sha256)
+            for record in self.records()
+            if record.output_sha256 in gone - held
+        ]
+
+    def _was_put_back(self, record: Replaced) -> bool:
+        """Return whether an original is in its place again, by its size, and no longer in the trash."""
+        try:
+            status = (self._library / record.source).lstat()
+        except OSError:
+            return False
+        return status.st_size == record.source_size and not self.holds(record)
 
     def holds(self, record: Replaced) -> bool:
         """Return whether the original is still in the trash."""

@@ -1,9 +1,9 @@
-"""Lines of a log and of summaries, from events alone."""
+"""What a person reads: lines of a log and of summaries, and a refusal."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -27,10 +27,10 @@ def test_pages_that_were_done_before_make_no_run_look_fast(monkeypatch: pytest.M
     log = display.LogDisplay(lines.append, verbose=False)
     monkeypatch.setattr(display, "LOG_INTERVAL_SECONDS", 0)
     log(progress(1000))
-    monkeypatch.setattr(log, "_start", time.monotonic() - 100)
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: log._start + 100))
     log(progress(999))
     # One page in 100 s, and 999 to go.
-    assert "27:4" in lines[-1] and "s/page" in lines[-1]
+    assert "27:45:00, 100.00s/page" in lines[-1]
 
 
 def test_a_stop_is_shown_before_the_first_page() -> None:

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from comic_upscale.jobs.restore import restore
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import replace_folder
@@ -69,11 +70,6 @@ def test_csv_says_the_same_and_the_same_job_gives_the_same_bytes(job: Path, tmp_
 def test_a_file_that_says_something_else_is_not_replaced_unasked(job: Path) -> None:
     assert export("--job", job)[0] == 0
     assert export("--job", job)[0] == 0
-    # An export that nobody has changed is ours to replace.
-    (job / "p2.txt").write_text("a new caption", encoding="utf-8")
-    assert export("--job", job)[0] == 0
-    assert "a new caption" in (job / "metadata.jsonl").read_text(encoding="utf-8")
-    (job / "metadata.jsonl").write_text("edited", encoding="utf-8")
     (job / "p2.txt").write_text("another caption", encoding="utf-8")
     code, _, err = export("--job", job)
     assert (code, "--overwrite" in err) == (2, True)
@@ -119,32 +115,47 @@ def test_neither_export_nor_its_help_imports_torch(job: Path) -> None:
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "False"
 
 
+def captions(job: Path) -> dict[str, str]:
+    assert export("--job", job, "--overwrite")[0] == 0
+    rows = map(json.loads, (job / "metadata.jsonl").read_text(encoding="utf-8").splitlines())
+    return {row["file_name"]: row["text"] for row in rows}
+
+
 def test_a_caption_that_was_deleted_is_left_out(job: Path) -> None:
     source = job.parent / "set"
-    assert export("--job", job)[0] == 0
-    assert "cat" in (job / "metadata.jsonl").read_text(encoding="utf-8")
+    assert "cat" in captions(job)["p2.png"]
     (source / "p2.txt").unlink()
-    code, _, err = export("--job", job)
-    assert "cat" not in (job / "metadata.jsonl").read_text(encoding="utf-8")
-    assert (code, "2 have no caption" in err) == (0, True)
-    # Without the input, nobody can tell.
-    source.rename(job.parent / "moved")
-    assert export("--job", job)[0] == 0
-    assert "cat" in (job / "metadata.jsonl").read_text(encoding="utf-8")
+    assert captions(job)["p2.png"] == ""
+    assert "2 have no caption" in export("--job", job)[2]
+    # Of a job with other settings, too, which copies nothing again.
+    again = JobSettings(
+        input=source, output=job, model=str(job.parent / "any.pth"), workers=1, scale=3.0, device="cpu"
+    )
+    run_job(again, open_engines=lambda *_: [NearestEngine()])
+    assert captions(job)["p2.png"] == ""
+    # An edited copy is somebody's own.
+    (job / "p2.txt").write_text("my own words", encoding="utf-8")
+    assert captions(job)["p2.png"] == "my own words"
+
+
+def test_without_the_input_every_copy_counts(job: Path) -> None:
+    (job.parent / "set").rename(job.parent / "moved")
+    assert "cat" in captions(job)["p2.png"]
 
 
 def test_replaced_images_are_exported_where_they_are(tmp_path: Path) -> None:
     library = tmp_path / "library"
     draw(library / "deep" / "a.jpg", 1, size=(96, 128))
-    (library / "deep" / "a.txt").write_text("my tags", encoding="utf-8")
+    (library / "deep" / "a.jpg.txt").write_text("my tags", encoding="utf-8")
+    # The gate compares no tiny page, so that it is not replaced.
+    draw(library / "tiny.png", 2, size=(4, 4))
     (tmp_path / "any.pth").write_bytes(b"weights")
     settings = JobSettings(
         input=library, output=replace_folder(library), model=str(tmp_path / "any.pth"), workers=1,
         replace_sources=True,
     )  # fmt: skip
     finished = run_job(settings, open_engines=lambda *_: [NearestEngine()])
-    assert finished.replaced_now == 1, finished.warnings
-    assert export("--job", library)[0] == 0
-    assert json.loads((library / "metadata.jsonl").read_text(encoding="utf-8")) == {
-        "file_name": "deep/a.png", "text": "my tags",
-    }  # fmt: skip
+    assert (finished.done, finished.replaced_now) == (2, 1), finished.warnings
+    assert captions(library) == {"deep/a.png": "my tags"}
+    restore(library, change=True)
+    assert captions(library) == {}

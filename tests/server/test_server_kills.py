@@ -148,8 +148,8 @@ def _check(
     database = open_database(ServerSettings(data=server.data, database=url), migrating=False)
     try:
         ended = _wait_for_all(database)
-        while set_aside := [job_id for job_id, status in ended.items() if status == "failed"]:
-            # In a long trial, three workers in a row may be killed over the same job.
+        while KILLS and (set_aside := [job_id for job_id, status in ended.items() if status == "failed"]):
+            # Three workers in a row may be killed over the same job.
             for job_id in set_aside:
                 page_of[_run_again(server, job_id)] = page_of.pop(job_id)
             ended = {

@@ -292,7 +292,7 @@ def check_licence_of_file(file: Path, *, accepted: bool) -> None:
     if licence is not None and not _is_free(licence) and not accepted:
         raise SettingsError(
             f"the transformer {file} has the licence {licence}: read it. If it allows what you do, add "
-            "--accept-noncommercial"
+            "--accept-noncommercial (on a server: --flux-option accept_noncommercial=true)"
         )
 
 
@@ -312,7 +312,7 @@ def check_licence(folder: Path, what: str, *, accepted: bool) -> None:
         why = f"has the licence {licence}" if licence else "names no licence that is known to allow any use"
         raise SettingsError(
             f"the {what} in {folder} {why}: read its licence. If it allows what you do, add "
-            "--accept-noncommercial"
+            "--accept-noncommercial (on a server: --flux-option accept_noncommercial=true)"
         )
 
 

@@ -18,6 +18,8 @@ LEAST_GAIN = 1.2
 _ROUNDS = 3
 _TRIED = (48, 96)
 """(height, width) of the small page in pixels."""
+_found: dict[str, bool] = {}
+"""What was found, by the identity of the network: a process computes all pages in one precision."""
 
 
 def cpu_has_bfloat16() -> bool:
@@ -26,7 +28,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def bfloat16_is_quick(network: Network) -> bool:
-    """Return whether the CPU computes a network faster in bfloat16. This may take some tenths of a second.
+    """Return whether the CPU computes a network faster in bfloat16. The first time, this may take seconds.
 
     Args:
         network: one that `strips.goes_in_strips` accepts.
@@ -35,6 +37,12 @@ def bfloat16_is_quick(network: Network) -> bool:
         return False
     if _capabilities().get("amx_bf16"):
         return True
+    if network.identity not in _found or not network.identity:
+        _found[network.identity] = _wins(network)
+    return _found[network.identity]
+
+
+def _wins(network: Network) -> bool:
     # Alternately, so that other work on the machine slows both.
     rounds = [(seconds(network, torch.float32), seconds(network, torch.bfloat16)) for _ in range(_ROUNDS)]
     quickest_float32 = min(float32 for float32, _ in rounds)

@@ -70,11 +70,13 @@ def open_torch_engines(
     """
     cores = SharedCores(torch.get_num_threads())
     alone = pages_at_once(network, device) == 1
+    # Once: they share the pages, and must give the same bits.
+    chosen = choose_precision(precision, device, network)
     return [
         TorchEngine(
             network,
             device=device,
-            precision=choose_precision(precision, device, network),
+            precision=chosen,
             batch=batch,
             tile=tile,
             overlap=overlap,

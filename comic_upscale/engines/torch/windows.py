@@ -19,6 +19,9 @@ from comic_upscale.engines.torch.resample import prepare_resample, resample
 from comic_upscale.imaging.pixels import SampleArray
 from comic_upscale.models.network import Network
 
+MOST_VAIN = 8
+"""After this many disturbed measurements of memory, the last one counts. Too large a peak makes batches smaller."""
+
 
 class Stage:
     """The network in one precision, and its limits."""
@@ -28,6 +31,8 @@ class Stage:
         self.limits = limits
         self.is_examined = False
         """Whether its limits take the network's examination into account."""
+        self.vain_measurements = 0
+        """How many measurements in a row another engine has disturbed."""
 
 
 class WindowRunner:
@@ -129,8 +134,11 @@ class WindowRunner:
             target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
             # Only whole pages are contiguous in a pinned result, and are copied while the host continues.
             target.copy_(cell, non_blocking=self._host.pinned and target.is_contiguous())
-        # With another engine on the device, the peak is that of both.
-        if measure and was_alone():
+        if measure:
+            stage.vain_measurements = 0 if was_alone() else stage.vain_measurements + 1
+        # With another engine on the device, the peak is that of both. Where it never is alone, that has to do.
+        if measure and stage.vain_measurements in (0, MOST_VAIN):
+            stage.vain_measurements = 0
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
 
     def plan(self, stage: Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int) -> list[Tile]:

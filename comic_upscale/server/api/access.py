@@ -25,8 +25,6 @@ async def services_of(request: Request) -> Services:
     return services
 
 
-_HOW = {"admin": " An administrator makes a key that has it with `comic-upscale server key create --admin`."}
-"""How to get a permission that keys do not have by themselves."""
 BASIC = 'Basic realm="comic-upscale", charset="UTF-8"'
 """Lets a reader ask for a name and a password. Elsewhere it would make browsers ask in a window of their own."""
 
@@ -119,11 +117,11 @@ def require(account: Account, scope: Scope) -> None:
         ApiError: 403.
     """
     if scope not in account.scopes or (scope == "admin" and not account.is_admin):
+        how = " Make a key with `comic-upscale server key create --name NAME --user ADMIN --admin`."
         raise ApiError(
-            403,
-            "forbidden",
-            f"This needs the permission {scope}, which the request does not have.{_HOW.get(scope, '')}",
-        )
+            403, "forbidden",
+            f"This needs the permission {scope}, which the request does not have.{how * account.is_admin}",
+        )  # fmt: skip
 
 
 async def find_writer(account: CurrentAccount) -> Account:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import platform
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from comic_upscale.engines.torch.device import (
     precision_for,
 )
 from comic_upscale.engines.torch.device_errors import is_lost_device, is_too_much
+from comic_upscale.engines.torch.engine import open_torch_engines
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
 from comic_upscale.settings.job import JobSettings
@@ -152,6 +154,19 @@ def test_a_small_page_decides_where_bfloat16_may_be_slower(
     for name in ("avx512_bf16", "bf16"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
         assert choose_precision("auto", CPU, compact) == expected
+
+
+def test_all_engines_of_a_process_compute_in_one_precision(
+    compact: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = itertools.cycle([1.0, 0.5, 1.0, 2.0])
+    monkeypatch.setattr(bfloat16, "seconds", lambda *_: next(answers))
+    monkeypatch.setattr(bfloat16, "_ROUNDS", 1)
+    monkeypatch.setattr(bfloat16, "_found", {})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    network = replace(compact, identity="some network")
+    opened = [engine for _ in range(3) for engine in open_torch_engines(network, CPU)]
+    assert {engine.info.precision for engine in opened} == {"bf16"}
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
