@@ -90,9 +90,10 @@ def test_programs_are_told_what_is_done(inputs: Path, tiny_weights: Path, tmp_pa
     assert volume[f"{prefix}SOURCE"] == "vol 1.cbz"
     assert Path(volume[f"{prefix}FILE"]) == tmp_path / "out" / "vol 1.cbz"
     assert Path(volume[f"{prefix}FILE"]).is_file()
-    assert volume[f"{prefix}PAGES"] == "1"
+    assert (volume[f"{prefix}PAGES"], volume[f"{prefix}NOTES"]) == ("1", "")
     assert job[f"{prefix}EVENT"] == "job.finished"
     assert (job[f"{prefix}DONE"], job[f"{prefix}FAILED"], job[f"{prefix}TOTAL"]) == ("2", "0", "2")
+    assert (job[f"{prefix}VOLUMES_DONE"], job[f"{prefix}VOLUMES_CUT"]) == ("1", "0")
     assert job[f"{prefix}OUTPUT"] == str(tmp_path / "out")
     text = (REPOSITORY / "docs" / "hooks.md").read_text(encoding="utf-8")
     named = {name for name in {*volume, *job} if f"`{name.removeprefix(prefix)}`" in text}
