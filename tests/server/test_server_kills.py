@@ -184,4 +184,4 @@ def _run_again(server: RunningServer, job_id: str) -> str:
         assert "was set aside" in json.dumps([job["error"], job["failures"]]), job
         answer = client.post(f"/api/v1/jobs/{job_id}/again", json={})
         assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
+        return str(answer.json()["job_id"])
