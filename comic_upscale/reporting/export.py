@@ -104,12 +104,13 @@ def read_export(ledger: Path, folder: Path | None = None) -> Export:
     output = folder or output_folder(ledger, job)
     folder = _folder_of_images(output)
     stores = job_stores(ledger, job, folder)
-    find = _Replacements(folder).file_of if folder != output else Outputs(stores.outputs).file_of
+    replaces = folder != output
+    find = _Replacements(folder).file_of if replaces else Outputs(stores.outputs).file_of
     copied = read_copied(ledger)
     there = [(file, page) for page in pages if (file := find(page)) is not None]
     with (
         contextlib.closing(Sources(job, stores.sources)) as sources,
-        contextlib.closing(_Captions(stores, sources, copied)) as captions,
+        contextlib.closing(_Captions(stores, sources, copied, replaces=replaces)) as captions,
     ):
         rows = [
             ExportRow(
@@ -244,12 +245,15 @@ class _Captions:
         stores: of the job.
         sources: of the job.
         copied: the files that runs have copied beside the outputs, with the source and the hash of each.
+        replaces: whether the outputs are in the places of the sources. Then captions have kept their names.
     """
 
-    def __init__(self, stores: Stores, sources: Sources, copied: Mapping[str, tuple[str, str]]) -> None:
+    def __init__(
+        self, stores: Stores, sources: Sources, copied: Mapping[str, tuple[str, str]], *, replaces: bool
+    ) -> None:
         self._stores = stores
         self._sources = sources
-        self._copied = copied
+        self._copied, self._replaces = copied, replaces
         self._volume: str | None = None
         self._archive: zipfile.ZipFile | None = None
         self._held = contextlib.ExitStack()
@@ -275,8 +279,8 @@ class _Captions:
         The ledger or the folder may come from a stranger. So nothing is read through a link that leads out of the
         folder, and nothing beside a source that is not the file that was upscaled.
         """
-        # Where an original was replaced, its captions have kept their names.
-        for name in dict.fromkeys((*_caption_names(output), *_caption_names(page["source"]))):
+        pages = (output, page["source"]) if self._replaces else (output,)
+        for name in dict.fromkeys(name for each in pages for name in _caption_names(each)):
             text = _text(partial(self._open_output, name))
             if text is not None and not self._was_deleted(name, page):
                 yield text
