@@ -8,7 +8,7 @@ import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,7 @@ def calls_text(calls: Calls) -> str:
 
 def plan_summary(preview: Preview) -> list[str]:
     """Return a summary of a planned run as text."""
-    counts = ", ".join(f"{count:,} {what}" for what, count in _counts_as_listed(preview).items())
+    counts = ", ".join(f"{count:,} {what}" for what, count in Counter(map(_action_of, preview.pages)).items())
     passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in preview.passed_over.items())
     lines = [
         f"{page_count(len(preview.pages))}: {counts}"
@@ -121,12 +121,8 @@ def plan_summary(preview: Preview) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _counts_as_listed(preview: Preview) -> Mapping[str, int]:
-    """Return the number of pages for each word that `plan_line` begins with."""
-    return Counter(_action_of(page) for page in preview.pages)
-
-
 def _action_of(page: PagePreview) -> str:
+    """Return the word for what a run would do with a page."""
     return "again" if page.again is not None and page.action == "do" else page.action
 
 

@@ -104,7 +104,7 @@ def prune_trash(library: Path, *, remove: bool) -> TrashResult:
         # A list reads no file.
         copies = {
             name: size
-            for name, sha256 in trash.outputs_without_originals()
+            for name, sha256 in trash.outputs_without_originals(left)
             if (size := size_of(outputs, name)) and (not remove or sha256_of(outputs, name) == sha256)
         }
         if remove:

@@ -24,11 +24,13 @@ from comic_upscale.ledger.records import (
     INCOMPLETE,
     PAGE,
     SELECT_AUTO_JOBS,
+    SELECT_CARRIED,
     SELECT_EARLY_JOBS,
     SELECT_OLD_ROWS,
     SELECT_ROWS,
     THERE,
     AutoJob,
+    CopiedFile,
     PageRow,
 )
 from comic_upscale.settings.paths import default_ledger, path_text
@@ -155,21 +157,17 @@ def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
         return job, [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def read_copied(ledger: Path) -> dict[str, tuple[str, str]]:
-    """Return the (source, hash) of the files that were copied beside the outputs of the newest job, by output.
+def read_copied(ledger: Path) -> dict[str, CopiedFile]:
+    """Return the files that were copied beside the outputs of the newest job, by output; errors as in `reading`.
 
-    Earlier jobs into the same folder count, too. Errors as in `reading`.
+    Earlier jobs into the same folder count, too.
     """
     with reading(ledger) as connection:
         job = newest_job(connection, ledger)
         if not connection.execute("select 1 from sqlite_master where name = 'carried'").fetchone():
             return {}
-        cursor = connection.execute(
-            "select carried.output, source, sha256 from carried join jobs on jobs.id = carried.job_id"
-            " where jobs.output = ? order by copied_at, carried.id",
-            [job["output"]],
-        )
-        return {str(output): (str(source), str(sha256)) for output, source, sha256 in cursor}
+        cursor = connection.execute(SELECT_CARRIED, [job["output"]])
+        return {str(row[1]): CopiedFile(*row) for row in cursor}
 
 
 def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]]:

@@ -121,6 +121,12 @@ COUNT_VOLUMES = (
 )
 """The number of volumes of a job, of those that are done, and of those among them whose archives end early."""
 
+SELECT_CARRIED = (
+    "select source, carried.output, source_size, source_mtime_ns, sha256 from carried"
+    " join jobs on jobs.id = carried.job_id where jobs.output = ? order by copied_at, carried.id"
+)
+"""The files that any job copied beside the outputs of a folder, the latest last; rows of `CopiedFile`."""
+
 COUNT_ORPHANS = f"select count(*) from pages where job_id = ? and gone = {ORPHAN} and state = 'done'"
 """The number of outputs of a job whose sources are no longer in the input."""
 

@@ -24,6 +24,7 @@ from comic_upscale.ledger.records import (
     INCOMPLETE,
     LEFT_AS_THEY_ARE,
     SELECT_AUTO_JOBS,
+    SELECT_CARRIED,
     SELECT_DONE_ROWS,
     SELECT_EARLY_JOBS,
     SELECT_PRICE,
@@ -451,11 +452,7 @@ class Ledger(LibraryChanges):
     def carried(self, output_folder: Path) -> dict[str, CopiedFile]:
         """Return the files that any job copied beside the outputs of a folder: the latest file by output."""
         with self._translate_errors():
-            cursor = self._db.execute(
-                "select source, carried.output, source_size, source_mtime_ns, sha256 from carried"
-                " join jobs on jobs.id = carried.job_id where jobs.output = ? order by copied_at, carried.id",
-                [path_text(output_folder)],
-            )
+            cursor = self._db.execute(SELECT_CARRIED, [path_text(output_folder)])
             return {str(row[1]): CopiedFile(*row) for row in cursor}
 
     def record_carried(self, job_id: int, files: Iterable[CopiedFile]) -> None:

@@ -18,6 +18,7 @@ from typing import IO, Any, Literal, TypeAlias, get_args
 from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
 from comic_upscale.ledger.queries import read_copied, read_done_pages
+from comic_upscale.ledger.records import CopiedFile
 from comic_upscale.ledger.status import read_status
 from comic_upscale.library.cbz import UNREADABLE, open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
@@ -244,12 +245,12 @@ class _Captions:
     Args:
         stores: of the job.
         sources: of the job.
-        copied: the files that runs have copied beside the outputs, with the source and the hash of each.
+        copied: the files that runs have copied beside the outputs, by output.
         replaces: whether the outputs are in the places of the sources. Then captions have kept their names.
     """
 
     def __init__(
-        self, stores: Stores, sources: Sources, copied: Mapping[str, tuple[str, str]], *, replaces: bool
+        self, stores: Stores, sources: Sources, copied: Mapping[str, CopiedFile], *, replaces: bool
     ) -> None:
         self._stores = stores
         self._sources = sources
@@ -290,15 +291,15 @@ class _Captions:
 
     def _was_deleted(self, name: str, page: Mapping[str, Any]) -> bool:
         """Return whether a caption beside an output is the copy of one that the input has no longer."""
-        source, sha256 = self._copied.get(name, (None, ""))
-        if source is None:
+        copy = self._copied.get(name)
+        if copy is None:
             return False
         try:
-            self._stores.sources.stat(self._stores.sources.address(source))
+            self._stores.sources.stat(self._stores.sources.address(copy.source))
             return False
         except FileNotFoundError:
             # An edited copy is somebody's own. Without the page itself, the whole input may be away.
-            return sha256_of(self._stores.outputs, name) == sha256 and self._sources.is_unchanged(page)
+            return sha256_of(self._stores.outputs, name) == copy.sha256 and self._sources.is_unchanged(page)
         except (OSError, PageError):
             return False
 

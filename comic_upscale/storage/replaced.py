@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -312,13 +312,16 @@ class Trash:
                 left.append(name)
         return left
 
-    def outputs_without_originals(self) -> list[tuple[str, str]]:
-        """Return what the job no longer needs: (a name that the output had, its hash).
+    def outputs_without_originals(self, left: Collection[str]) -> list[tuple[str, str]]:
+        """Return what the job no longer needs once the trash is pruned: (a name that the output had, its hash).
 
-        The input has these outputs and their originals were pruned, or the originals were put back.
+        The input has these outputs, or their originals were put back.
+
+        Args:
+            left: the originals that stay in the trash, as `prune` returns them.
         """
         in_force = self.in_force()
-        held = {record.output_sha256 for record in in_force if self.holds(record)}
+        held = {record.output_sha256 for record in in_force if record.trash in left}
         gone = {record.output_sha256 for record in in_force}
         gone |= {record.output_sha256 for record in self.records() if self._was_put_back(record)}
         return [

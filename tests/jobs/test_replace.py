@@ -467,6 +467,8 @@ def test_a_folder_where_nothing_was_replaced(tmp_path: Path) -> None:
 def test_pruning_after_a_restore_removes_the_copies_of_the_job(library: Path, job: Any) -> None:
     before = visible(library)
     run(job())
+    # A list names what --yes would remove.
+    assert prune_trash(library, remove=False).copies == 3
     restore(library, change=True)
     copies = [path for path in replace_folder(library).rglob("*") if path.suffix in (".png", ".cbz")]
     listed = prune_trash(library, remove=False)

@@ -147,14 +147,14 @@ def _check(
     page_of = dict(uploader.accepted)
     database = open_database(ServerSettings(data=server.data, database=url), migrating=False)
     try:
-        ended = _wait_for_all(database)
+        ended, gone = _wait_for_all(database), set[str]()
         while KILLS and (set_aside := [job_id for job_id, status in ended.items() if status == "failed"]):
             # Three workers in a row may be killed over the same job.
             for job_id in set_aside:
                 page_of[_run_again(server, job_id)] = page_of.pop(job_id)
-            ended = {
-                job_id: status for job_id, status in _wait_for_all(database).items() if job_id in page_of
-            }
+            gone |= set(set_aside)
+            found = _wait_for_all(database)
+            ended = {job_id: status for job_id, status in found.items() if job_id not in gone}
         results = database.read(
             lambda c: c.scalars(sa.select(files.c.job_id).where(files.c.kind == "result")).all()
         )
