@@ -54,6 +54,8 @@ def test_a_watch_refuses_a_folder_that_was_never_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    ended = CliRunner().invoke(app, ["watch", str(tmp_path / "nope"), "--output", str(tmp_path / "out")])
+    ended = CliRunner().invoke(
+        app, ["watch", str(tmp_path / "nope"), "--once", "--output", str(tmp_path / "out")]
+    )
     assert (ended.exit_code, "nope does not exist: check its name" in ended.stderr) == (3, True)
     assert not (tmp_path / "out").exists()
