@@ -29,7 +29,8 @@ class Convolution(torch.nn.Module):
         self._convolution = convolution
         self._activation = activation
         self._slope = None if activation is None else one_slope(activation)
-        if self._slope is not None and not (may_fuse() and self._is_right()):
+        can_fuse = may_fuse() and convolution.weight.dtype in _STEPS
+        if self._slope is not None and not (can_fuse and self._is_right()):
             self._slope = None
 
     @property
