@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 from comic_upscale.engines.lanczos import Span, dense_weights, input_span
@@ -177,11 +178,15 @@ def _cached_blocks(
     # Even blocks, because a short last block would be an inefficient product.
     count = math.ceil(outputs.length / block)
     cuts = [outputs.start + outputs.length * index // count for index in range(count + 1)]
-    return tuple(_dense_block(in_size, out_size, Span(*cut), device) for cut in pairwise(cuts))
-
-
-def _dense_block(in_size: int, out_size: int, outputs: Span, device: str) -> AxisBlock:
-    inputs, weights = dense_weights(in_size, out_size, outputs)
+    spans = [Span(*cut) for cut in pairwise(cuts)]
+    inputs, weights = zip(*(dense_weights(in_size, out_size, span) for span in spans), strict=True)
+    # In one copy: a device waits for each.
+    flat = np.concatenate([each.ravel() for each in weights])
     # inference_mode(False), because the blocks outlive the call that created them.
     with torch.inference_mode(False):
-        return AxisBlock(outputs, inputs, torch.from_numpy(weights).to(device))
+        on_device = torch.from_numpy(flat).to(device)
+        parts = torch.split(on_device, [each.size for each in weights])
+    return tuple(
+        AxisBlock(span, seen, part.view(each.shape))
+        for span, seen, part, each in zip(spans, inputs, parts, weights, strict=True)
+    )
