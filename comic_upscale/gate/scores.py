@@ -381,12 +381,10 @@ def _grain(source: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
     samples = source.reshape(height, -1)
     upper, lower = samples[rows], samples[rows + 1]
     middle = columns * channels + channels // 2
-    highest, lowest = (
-        choose(chosen.take(middle, axis=1), chosen.take(middle + channels, axis=1))
-        for choose in (np.maximum, np.minimum)
-        for chosen in (choose(upper, lower),)
-    )
-    return highest - lowest
+    highest, lowest = np.maximum(upper, lower), np.minimum(upper, lower)
+    grain: UInt8Array = np.maximum(highest.take(middle, axis=1), highest.take(middle + channels, axis=1))
+    grain -= np.minimum(lowest.take(middle, axis=1), lowest.take(middle + channels, axis=1))
+    return grain
 
 
 def _among_neighbours(choose: np.ufunc, plane: UInt8Array, axis: int) -> None:
