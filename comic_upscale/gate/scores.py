@@ -314,14 +314,24 @@ class _Squares:
 
 def _means_of_squares(plane: Floats) -> Floats:
     """Return means over squares. Rows are summed first, because NumPy adds many of them at a time."""
+    sums = _sum_squares(_sum_squares(plane).T).T
     height, width = plane.shape
-    rows, columns = max(1, height // _SQUARE), max(1, width // _SQUARE)
-    starts_down, starts_right = np.arange(rows) * _SQUARE, np.arange(columns) * _SQUARE
-    sums: Floats = np.add.reduceat(np.add.reduceat(plane, starts_down, axis=0), starts_right, axis=1)
-    heights = np.diff(starts_down, append=height).astype(np.float32)
-    widths = np.diff(starts_right, append=width).astype(np.float32)
-    sums /= heights[:, None] * widths
+    heights, widths = (_lengths(length).astype(np.float32) for length in (height, width))
+    return sums / (heights[:, None] * widths)
+
+
+def _sum_squares(plane: Floats) -> Floats:
+    """Sum the rows of each square."""
+    count = max(1, len(plane) // _SQUARE)
+    sums: Floats = plane[: count * _SQUARE].reshape(count, -1, plane.shape[1]).sum(axis=1)
+    sums[-1] += plane[count * _SQUARE :].sum(axis=0)
     return sums
+
+
+def _lengths(length: int) -> NDArray[np.intp]:
+    """Return the side of each square along an axis of this length."""
+    starts = np.arange(max(1, length // _SQUARE)) * _SQUARE
+    return np.diff(starts, append=length)
 
 
 @dataclass(frozen=True, slots=True)

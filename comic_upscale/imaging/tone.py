@@ -22,6 +22,8 @@ ENOUGH = 0.25
 """The average of a page is corrected only if it moved by more than this, in grey levels."""
 
 _ROUNDS = 2
+_NO_STEP = 0.49
+"""A sample that moves by at most this is rounded back to its value."""
 _ROWS = 16
 
 
@@ -82,18 +84,23 @@ def _add(color: SampleArray, difference: NDArray[np.float32]) -> None:
     before, after, share = _interpolate(height, difference.shape[0])
     top = np.iinfo(color.dtype).max
     flat = color.reshape(height, width * channels)
-    # All rows of a strip lie between the same cells. Strips are small, so that they stay in the processor's cache.
-    fields = np.empty((2, _ROWS, width * channels), np.float32)
-    first = np.flatnonzero(np.diff(before, prepend=-1))
-    for start, end in pairwise((*first.tolist(), height)):
-        for strip in (slice(at, min(at + _ROWS, end)) for at in range(start, end, _ROWS)):
-            field, lower = fields[:, : strip.stop - strip.start]
-            weight = share[strip, None]
-            np.multiply(wide[before[start]], 1 - weight, out=field)
-            field += np.multiply(wide[after[start]], weight, out=lower)
-            field += flat[strip]
+    # All rows between two starts lie between the same cells.
+    starts = np.flatnonzero(np.diff(before, prepend=-1)).tolist()
+    for start, end in pairwise((*starts, height)):
+        upper, lower = wide[before[start]], wide[after[start]]
+        moving = np.flatnonzero(np.maximum(np.abs(upper), np.abs(lower)) > _NO_STEP)
+        if not len(moving):
+            continue
+        columns = slice(moving[0], moving[-1] + 1)
+        # Strips are small, so that they stay in the processor's cache.
+        for at in range(start, end, _ROWS):
+            rows = slice(at, min(at + _ROWS, end))
+            weight = share[rows, None]
+            field = upper[columns] * (1 - weight)
+            field += lower[columns] * weight
+            field += flat[rows, columns]
             np.rint(field.clip(0, top, out=field), out=field)
-            flat[strip] = field
+            flat[rows, columns] = field
 
 
 def _interpolate(length: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
