@@ -9,8 +9,6 @@ import numpy as np
 
 from comic_upscale.imaging.pixels import UInt8Array
 
-LARGEST_BLOCK = 256
-"""The longest side of a block, in pixels. The sums of more rows do not fit into 16 bits."""
 _BYTES = 1 << 18
 """The bytes of a page that are summed at once: their sums stay in the processor's cache."""
 
@@ -21,7 +19,7 @@ def block_means(pixels: UInt8Array, size: tuple[int, int], block: tuple[int, int
     Args:
         pixels: height x width x C.
         size: (columns, rows) of the result.
-        block: (width, height) of a block, in pixels; at most `LARGEST_BLOCK`.
+        block: (width, height) of a block, in pixels.
     """
     (columns, rows), (across, down) = size, block
     channels = pixels.shape[2]
@@ -29,9 +27,11 @@ def block_means(pixels: UInt8Array, size: tuple[int, int], block: tuple[int, int
     # One column for each channel: a product with it sums a block's samples of this channel.
     of_channel = np.tile(np.eye(channels, dtype=np.float32), (across, 1))
     sums = np.empty((rows, columns * channels), np.float32)
+    # The narrowest type that holds the sum of a column is the fastest.
+    narrow = np.min_scalar_type(255 * down)
     step = max(1, _BYTES // (down * used.shape[2]))
     for first in range(0, rows, step):
-        tall = used[first : first + step].sum(axis=1, dtype=np.uint16)
+        tall = used[first : first + step].sum(axis=1, dtype=narrow)
         samples = tall.astype(np.float32).reshape(-1, across * channels)
         np.matmul(samples, of_channel, out=sums[first : first + step].reshape(-1, channels))
     return _divide(sums, across * down).reshape(rows, columns, channels)

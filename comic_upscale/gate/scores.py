@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comic_upscale.gate.block_means import LARGEST_BLOCK, block_means
+from comic_upscale.gate.block_means import block_means
 from comic_upscale.gate.seams import worst_seam, worst_step
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
 
@@ -243,25 +243,22 @@ def _shrink(pixels: UInt8Array, grid: _Grid) -> UInt8Array:
     size = grid.size
     width, height = pixels.shape[1] * grid.used[0], pixels.shape[0] * grid.used[1]
     if grid.is_whole:
-        block = round(width / size[0]), round(height / size[1])
-        if max(block) <= LARGEST_BLOCK:
-            return block_means(pixels, size, block)
-    # For a whole number, a plain mean is enough. Otherwise a mean may do only a part of the reduction: the filter sees
-    # its blocks in place of pixels, and too large blocks would take contrast from the page, but not from its source.
-    gap, margin = (1.0, 0) if grid.is_whole else (_GAP, _FILTER_REACH)
+        return block_means(pixels, size, (round(width / size[0]), round(height / size[1])))
+    # A plain mean may do only a part of the reduction: the filter sees its blocks in place of pixels, and too large
+    # blocks would take contrast from the page, but not from its source.
     # Pillow copies its input, so a large page is processed in groups of rows.
     rows = size[1] if pixels.size <= _AT_ONCE else max(1, size[1] * _AT_ONCE // (8 * pixels.size))
     ratio = height / size[1]
     small = []
     for first in range(0, size[1], rows):
         last = min(first + rows, size[1])
-        above = max(0, math.floor(ratio * (first - margin) + 1e-6))
-        part = pixels[above : math.ceil(ratio * (last + margin) - 1e-6)]
+        above = max(0, math.floor(ratio * (first - _FILTER_REACH) + 1e-6))
+        part = pixels[above : math.ceil(ratio * (last + _FILTER_REACH) - 1e-6)]
         image = Image.fromarray(np.ascontiguousarray(part[:, :, 0] if part.shape[2] == 1 else part))
         box = (0.0, ratio * first - above, width, min(ratio * last - above, float(part.shape[0])))
         small.append(
             np.asarray(
-                image.resize((size[0], last - first), Image.Resampling.HAMMING, box=box, reducing_gap=gap)
+                image.resize((size[0], last - first), Image.Resampling.HAMMING, box=box, reducing_gap=_GAP)
             )
         )
     return np.concatenate(small).reshape(size[1], size[0], -1)
