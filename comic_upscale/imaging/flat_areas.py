@@ -48,7 +48,7 @@ def restore_solid(page: Pixels) -> Pixels:
     """Set the pixels that the page's map marks to pure white or black, or to fully transparent or opaque.
 
     Args:
-        page: upscaled, with the map of its source. Writable arrays are changed in place.
+        page: upscaled, with the map of its source. Writable, contiguous arrays are changed in place.
     """
     solid = page.solid
     if solid is None:
@@ -105,4 +105,5 @@ def _erode(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _make_writable(samples: SampleArray) -> SampleArray:
-    return samples if samples.flags.writeable else samples.copy()
+    """Return samples that can be changed, in an order in which reshaping makes no copy."""
+    return np.require(samples, requirements="CW")

@@ -39,7 +39,7 @@ def restore_tone(page: Pixels) -> Pixels:
     The difference is spread smoothly, so it neither adds nor removes edges.
 
     Args:
-        page: upscaled, with the averages of its source. A writable ``color`` is changed in place.
+        page: upscaled, with the averages of its source. A writable, contiguous ``color`` is changed in place.
     """
     tone = page.tone
     if tone is None:
@@ -51,7 +51,8 @@ def restore_tone(page: Pixels) -> Pixels:
         difference = tone - _average_cells(color, *tone.shape[:2])
         if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * unit:
             break
-        color = color if color.flags.writeable else color.copy()
+        # Of an engine's array in another order, reshaping would make a copy, and the correction would be lost.
+        color = np.require(color, requirements="CW")
         _add(color, difference)
     return replace(page, color=color, tone=None)
 

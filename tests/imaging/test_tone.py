@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from comic_upscale.imaging.flat_areas import restore_solid, solid_map
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.tone import ENOUGH, _add, _average_cells, _interpolate, restore_tone, tone_map
 
@@ -57,6 +58,15 @@ def test_the_correction_is_that_of_each_sample_alone() -> None:
     _add(changed, difference)
     assert np.array_equal(changed, np.rint(expected.clip(0, 255)))
     assert (changed != larger).any()
+
+
+def test_a_page_in_another_order_of_memory_is_corrected_too() -> None:
+    source = np.full((64, 64, 3), 255, np.uint8)
+    larger = np.asfortranarray(np.full((160, 160, 3), 250, np.uint8))
+    tone = restore_tone(Pixels(larger, tone=tone_map(source)))
+    assert (tone.color == 255).all()
+    solid = restore_solid(Pixels(larger, solid=solid_map(source)))
+    assert (solid.color == 255).all()
 
 
 def _spread(difference: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
