@@ -106,4 +106,4 @@ def _erode(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _make_writable(samples: SampleArray) -> SampleArray:
     """Return samples that can be changed, in an order in which reshaping makes no copy."""
-    return np.require(samples, requirements="CW")
+    return np.require(samples, requirements=["C", "W"])

@@ -52,7 +52,7 @@ def restore_tone(page: Pixels) -> Pixels:
         if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * unit:
             break
         # Of an engine's array in another order, reshaping would make a copy, and the correction would be lost.
-        color = np.require(color, requirements="CW")
+        color = np.require(color, requirements=["C", "W"])
         _add(color, difference)
     return replace(page, color=color, tone=None)
 
