@@ -54,6 +54,8 @@ class Model:
     """The weights. If ``denoise_weights`` exist, these denoise at full strength."""
     denoise_weights: WeightsFile | None = None
     """The weights without denoising, mixed in if the denoise strength is below 1; None if the model has none."""
+    calmer: str = ""
+    """The bundled model that makes a page again on which this one invented texture; empty if there is none."""
 
     @property
     def files(self) -> tuple[WeightsFile, ...]:
@@ -72,7 +74,14 @@ def _own_tflop(features: int, convolutions: int, scale: int) -> float:
 
 
 def _own(
-    name: str, scale: int, features: int, convolutions: int, size: int, sha256: str, purpose: str
+    name: str,
+    scale: int,
+    features: int,
+    convolutions: int,
+    size: int,
+    sha256: str,
+    purpose: str,
+    calmer: str = "",
 ) -> Model:
     """Describe a bundled network, whose file is weights/NAME.safetensors. The tests compare both."""
     return Model(
@@ -82,6 +91,7 @@ def _own(
         licence="MIT",
         tflop_per_page=_own_tflop(features, convolutions, scale),
         weights=WeightsFile(f"{name}.safetensors", "", size, sha256),
+        calmer=calmer,
     )
 
 
@@ -95,6 +105,7 @@ _MODELS = (
         "8f276e09dc4ea5b87a12039420556e338500c89925ae19ba04bad0c1922de079",
         "comics and manga of all kinds, true to the drawing: a quarter of the work of "
         "realesr-animevideov3, no download",
+        calmer="comic-fast-x3",
     ),
     _own(
         "comic-best-x2",
@@ -104,6 +115,7 @@ _MODELS = (
         1_799_496,
         "09f71983193c6bc9e6ab180173a28b6afb30365e12ffcde3e5b572d7ba522924",
         "comic-best for factors up to 2: about 1.4 times the work of realesr-animevideov3, no download",
+        calmer="comic-fast-x2",
     ),
     _own(
         "comic-best-x3",
@@ -113,6 +125,7 @@ _MODELS = (
         1_816_806,
         "29a5bbe2510905ac8fb4759ae999f76c8e313e5b98126b723c8bd9495dce9ed5",
         "comic-best for factors above 2: about 1.4 times the work of realesr-animevideov3, no download",
+        calmer="comic-fast-x3",
     ),
     _own(
         "comic-fast-x2",
