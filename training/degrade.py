@@ -35,7 +35,7 @@ _CHROMA_FULL, _CHROMA_HALVED = 0, 2
 
 Damage = Literal["usual", "heavy"]
 """``usual`` is that of pages as readers have them, many of them clean. ``heavy`` is JPEG of quality 10 to 75."""
-_HEAVY_CLEAN_SHARE, _HEAVY_MILD_SHARE = 0.12, 0.3
+_HEAVY_CLEAN_SHARE, _HEAVY_MILD_SHARE = 0.12, 0.12
 """Of pages with heavy damage, those that stay clean, and those with the usual damage: these must come out well, too."""
 _HEAVY_QUALITY = (10, 75)
 _TWICE_SHARE = 0.25

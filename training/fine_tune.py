@@ -63,6 +63,10 @@ def main(
     patch: int = 64,
     rate: float = 3e-4,
     white: Annotated[float, typer.Option(help="Weight of the loss of white areas.")] = 0.5,
+    reach: Annotated[
+        float,
+        typer.Option(help="Share of the way from the shipped weights to the trained ones that is written."),
+    ] = 0.33,
     drawn: Annotated[int, typer.Option(help="Pages to draw first, if the folder has fewer.")] = 220,
     lettered: Annotated[int, typer.Option(help="Pages of lettering to draw first.")] = 90,
     seed: int = 21,
@@ -104,7 +108,8 @@ def main(
         progress.step,
     )
     pages = validation_paths(shared)[::watch] if recipe.shared else []
-    run = _Run(recipe, out, tracks(read_pages(pages), _QUALITIES))
+    shipped = {factor: load_file(path) for factor, path in paths.items()}
+    run = _Run(recipe, out, tracks(read_pages(pages), _QUALITIES), shipped, reach)
     run.stretch(progress, given, started + minutes * 60, validate_every, workers)
 
 
@@ -153,6 +158,10 @@ class _Run:
     recipe: FineTuning
     out: Path
     watched: Tracks
+    shipped: Mapping[int, Mapping[str, torch.Tensor]]
+    """The weights that training began with, by the factor of the head."""
+    reach: float
+    """Share of the way from these to the trained weights that is written."""
 
     def stretch(
         self, progress: Progress, given: Patches, deadline: float, validate_every: int, workers: int
@@ -207,7 +216,10 @@ class _Run:
                 path = self.out / f"comic-{self.recipe.network}-x{factor}{what}.safetensors"
                 recipe = json.dumps({**asdict(self.recipe), "step": progress.step})
                 # The networks of the package are stored in half precision, which changes no pixel by a level.
-                halves = {name: values.half() for name, values in average.plain(factor).items()}
+                halves = {
+                    name: self.shipped[factor][name].float().lerp(values, self.reach).half()
+                    for name, values in average.plain(factor).items()
+                }
                 write_weights(path, halves, {"recipe": recipe})
 
 

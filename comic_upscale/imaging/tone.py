@@ -33,7 +33,8 @@ def tone_map(color: SampleArray) -> NDArray[np.float32]:
 def restore_tone(page: Pixels) -> Pixels:
     """Restore the averages of an upscaled page to those of its source.
 
-    The difference is spread smoothly, so it neither adds nor removes edges.
+    The difference is spread smoothly, so it neither adds nor removes edges. If the page ``keeps_white``, pure white is
+    not made darker: the average of the source would bring back, evenly, the dirt that the network has removed.
 
     Args:
         page: upscaled, with the averages of its source. A writable ``color`` is changed in place.
@@ -49,7 +50,7 @@ def restore_tone(page: Pixels) -> Pixels:
         if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * unit:
             break
         color = color if color.flags.writeable else color.copy()
-        _add(color, difference)
+        _add(color, difference, keeps_white=page.keeps_white)
     return replace(page, color=color, tone=None)
 
 
@@ -65,7 +66,7 @@ def _average_cells(color: SampleArray, rows: int, columns: int) -> NDArray[np.fl
     return result
 
 
-def _add(color: SampleArray, difference: NDArray[np.float32]) -> None:
+def _add(color: SampleArray, difference: NDArray[np.float32], *, keeps_white: bool) -> None:
     """Add the difference of every cell, interpolated linearly between cells, strip by strip."""
     height, width = color.shape[:2]
     before, after, share = _interpolate(width, difference.shape[1])
@@ -76,6 +77,8 @@ def _add(color: SampleArray, difference: NDArray[np.float32]) -> None:
         strip = slice(start, min(start + _ROWS, height))
         weight = share[strip, None, None]
         field = wide[before[strip]] * (1 - weight) + wide[after[strip]] * weight
+        if keeps_white:
+            np.maximum(field, 0, out=field, where=color[strip].min(axis=2, keepdims=True) == top)
         field += color[strip]
         np.rint(field.clip(0, top, out=field), out=field)
         color[strip] = field

@@ -40,3 +40,24 @@ def test_any_sizes(height: int, width: int, rows: int, columns: int, seed: int) 
     target = (max(rows, tone.shape[0]), max(columns, tone.shape[1]))
     result = restore_tone(Pixels(np.full((*target, 1), 128, np.uint8), tone=tone))
     assert result.color.shape[:2] == target
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_white_stays_white_where_the_network_has_removed_the_dirt_from_it(channels: int) -> None:
+    source = np.full((64, 64, channels), 253, np.uint8)
+    larger = np.full((128, 128, channels), 255, np.uint8)
+    larger[:, :64] = 200
+    tone = tone_map(source)
+    usual = restore_tone(Pixels(larger.copy(), tone=tone)).color
+    kept = restore_tone(Pixels(larger.copy(), tone=tone, keeps_white=True)).color
+    assert usual[:, 100:].max() < 255
+    assert (kept[:, 64:] == 255).all()
+    assert (kept[:, :32] > 200).all() and np.array_equal(kept[:, :32], usual[:, :32]), (
+        "gray is restored as ever"
+    )
+
+
+def test_gray_may_become_white_where_white_is_kept() -> None:
+    larger = np.full((128, 128, 1), 250, np.uint8)
+    source = np.full((64, 64, 1), 255, np.uint8)
+    assert (restore_tone(Pixels(larger, tone=tone_map(source), keeps_white=True)).color == 255).all()

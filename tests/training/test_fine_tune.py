@@ -180,6 +180,7 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
             patch=16,
             rate=1e-3,
             white=0.5,
+            reach=0.5,
             drawn=0,
             lettered=0,
             seed=1,
@@ -199,6 +200,16 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
             name: value.shape for name, value in base.items()
         }
         assert all(value.dtype == torch.float16 for value in partner.values())
+    # Half of the way is written, and the checkpoint has the whole.
+    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    trained, begun = (
+        state["average"]["module.heads.2.bias"],
+        load_file(begin_with / "comic-fast-x2.safetensors"),
+    )
+    written = load_file(tmp_path / "out" / "comic-fast-x2-dn.safetensors")
+    halfway = begun["body.6.bias"].lerp(trained, 0.5)
+    if lines[-1]["mean"] >= lines[-2]["mean"]:
+        torch.testing.assert_close(written["body.6.bias"].float(), halfway, atol=1e-4, rtol=1e-2)
     with pytest.raises(SystemExit, match="made with another recipe"):
         main(
             out=tmp_path / "out",
@@ -216,6 +227,7 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
             patch=16,
             rate=1e-3,
             white=0.5,
+            reach=0.5,
             drawn=0,
             lettered=0,
             seed=1,
