@@ -65,16 +65,6 @@ from benchmarks.candidates import gather
 from benchmarks.machine import cores, facts, write_report
 from benchmarks.sheets import choose_pages
 from benchmarks.texture import (
-    BLOCK,
-    LEAST_DETAIL,
-    LEAST_RATIO,
-    LEAST_SHARE,
-    LINE,
-    MARGIN,
-    MOST_CONTRAST,
-    MOST_RATIO_OF_TONE,
-    TONE,
-    TONE_SHARE,
     Block,
     White,
     invented_blocks,
@@ -93,6 +83,18 @@ from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.evaluation.sheet import row_of
 from comic_upscale.evaluation.shrunk import crop_middle, through_jpeg
 from comic_upscale.evaluation.trial import Restore
+from comic_upscale.gate.texture import (
+    BLOCK,
+    LEAST_DETAIL,
+    LEAST_RATIO,
+    LEAST_SHARE,
+    LINE,
+    MARGIN,
+    MOST_CONTRAST,
+    MOST_RATIO_OF_TONE,
+    TONE,
+    TONE_SHARE,
+)
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "invented-cpu.json"
 

@@ -90,7 +90,9 @@ def test_without_a_name_a_cpu_gets_the_fast_model_of_the_package() -> None:
     with Upscaler(device="cpu") as upscaler:
         assert (upscaler.model, upscaler.native_scale) == ("comic-fast-x3", 3)
         assert upscaler.upscale(Image.effect_noise((20, 30), 50), 2.5).size == (50, 75)
-    with pytest.raises(SettingsError, match=r"auto has no denoise strength: use realesr-general-x4v3"):
+    with pytest.raises(
+        SettingsError, match=r"auto has no denoise strength: use comic-fast or realesr-general-x4v3"
+    ):
         Upscaler(device="cpu", denoise=0.5)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+
+from training.degrade import Damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,32 @@ class Recipe:
     """SHA-256 of the weights that were trained further, of no more layers; empty where training began at nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """As `Recipe`, for a network of the package that is trained further, both of its heads at once."""
+
+    network: Literal["fast", "best"]
+    damage: Damage
+    """What happened to the inputs."""
+    begun_with: str
+    """SHA-256 of the weights of both heads."""
+    steps: int
+    batch: int
+    patch: int
+    """Side of an input, in pixels."""
+    rate: float
+    """Learning rate at its highest."""
+    white: float
+    """Weight of the loss of white areas."""
+    drawn: int
+    """Pages drawn by the generator, without those of lettering."""
+    lettered: int
+    """Pages drawn for their lettering alone."""
+    shared: bool
+    """Whether the shared pages were at hand."""
+    seed: int
+
+
 @dataclass(slots=True)
 class Progress:
     """A run between two steps."""
@@ -57,7 +85,7 @@ class ForeignCheckpointError(Exception):
     """The checkpoint belongs to another recipe."""
 
 
-def save(path: Path, recipe: Recipe, progress: Progress) -> None:
+def save(path: Path, recipe: Recipe | FineTuning, progress: Progress) -> None:
     """Write the checkpoint, whole or not at all."""
     state = {
         "recipe": asdict(recipe),
@@ -72,7 +100,7 @@ def save(path: Path, recipe: Recipe, progress: Progress) -> None:
     partial.replace(path)
 
 
-def resume(path: Path, recipe: Recipe, progress: Progress, device: torch.device) -> None:
+def resume(path: Path, recipe: Recipe | FineTuning, progress: Progress, device: torch.device) -> None:
     """Bring ``progress`` to where the checkpoint left it.
 
     The number of steps alone may differ: a run can be made longer or shorter on the way.

@@ -33,6 +33,16 @@ _BLUR_SHARE = 0.03
 _CHROMA_FULL, _CHROMA_HALVED = 0, 2
 """Pillow's numbers for 4:4:4 and 4:2:0."""
 
+Damage = Literal["usual", "heavy"]
+"""``usual`` is that of pages as readers have them, many of them clean. ``heavy`` is JPEG of quality 10 to 75."""
+_HEAVY_CLEAN_SHARE, _HEAVY_MILD_SHARE = 0.12, 0.12
+"""Of pages with heavy damage, those that stay clean, and those with the usual damage: these must come out well, too."""
+_HEAVY_QUALITY = (10, 75)
+_TWICE_SHARE = 0.25
+"""Of pages with heavy damage, those that were stored a second time, mostly on another grid of blocks."""
+_GRID = 16
+"""Side of the squares of a JPEG with halved chroma."""
+
 
 @dataclass(frozen=True, slots=True)
 class Compression:
@@ -98,14 +108,47 @@ def scan(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.clip(pixels + np.rint(noise), 0, 255).astype(np.uint8)
 
 
-def spoil(small: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Do to a shrunk page what happens before a reader gets it: nothing, noise, compression or both."""
+def spoil(small: Image.Image, rng: np.random.Generator, damage: Damage = "usual") -> Image.Image:
+    """Do to a shrunk page what happens before a reader gets it: nothing, noise, compression or both.
+
+    With heavy damage, most pages are stored as JPEG of quality 10 to 75, some of them twice.
+    """
+    if damage == "heavy":
+        share = rng.random()
+        if share < _HEAVY_CLEAN_SHARE:
+            return small
+        if share >= _HEAVY_CLEAN_SHARE + _HEAVY_MILD_SHARE:
+            return _store_badly(small, rng)
     clean = rng.random() < _CLEAN_SHARE
     if clean:
         return small
     if rng.random() < _NOISE_SHARE:
         small = Image.fromarray(scan(np.asarray(small), rng))
     return compress(small, draw_compression(rng))
+
+
+def _store_badly(page: Image.Image, rng: np.random.Generator) -> Image.Image:
+    for _ in range(2 if rng.random() < _TWICE_SHARE else 1):
+        lowest, highest = _HEAVY_QUALITY
+        chroma = _CHROMA_HALVED if rng.random() < 0.5 else _CHROMA_FULL
+        how = Compression("jpeg", int(rng.integers(lowest, highest + 1)), chroma)
+        left, top = (int(rng.integers(_GRID)) for _ in range(2))
+        page = compress_off_grid(page, how, left, top)
+    return page
+
+
+def compress_off_grid(page: Image.Image, how: Compression, left: int, top: int) -> Image.Image:
+    """Store a page as `compress` does, as a part of a larger page, whose blocks begin elsewhere.
+
+    Args:
+        page: RGB.
+        how: of the larger page.
+        left: columns of the larger page before it.
+        top: rows above it.
+    """
+    larger = np.pad(np.asarray(page), ((top, 0), (left, 0), (0, 0)), mode="edge")
+    stored = compress(Image.fromarray(larger), how)
+    return stored.crop((left, top, left + page.width, top + page.height))
 
 
 def _is_gray(page: Image.Image) -> bool:

@@ -39,6 +39,18 @@ def activate(
     return torch.where(made > 0, made, made * slope.view(1, -1, 1, 1))
 
 
+def activate_on_cpu(
+    made: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor, shortcut: torch.Tensor | None
+) -> torch.Tensor:
+    """Do what `activate` does, several times as fast on a CPU."""
+    made = made + bias.view(1, -1, 1, 1)
+    if shortcut is not None:
+        made = made + shortcut
+    if slope.requires_grad or bool((slope != slope[0]).any()):
+        return functional.prelu(made, slope)
+    return functional.leaky_relu(made, float(slope[0]))
+
+
 class Chain(torch.nn.Module):
     """A compact network with shortcuts, and a head for each factor on the same trunk.
 

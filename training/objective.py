@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from torch.nn import functional
 
 from comic_upscale.engines.lanczos import Span, dense_weights
 
@@ -17,6 +18,8 @@ _LUMA = (0.299, 0.587, 0.114)
 """BT.601, the luma of JPEG and of the field's scores."""
 _LEAST_SQUARE = (0.5 / 255) ** 2
 """Half a level: smaller errors are lost when pixels are rounded."""
+_SURELY_WHITE = 1 + 0.5 / 255
+"""Half a level more than white, so that a little noise does not round to less."""
 
 
 def shrink_to(pixels: torch.Tensor, side: int) -> torch.Tensor:
@@ -66,6 +69,31 @@ def patch_loss(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     difference = shrink_to(made, truth.shape[-1]) - truth
     squares = difference.square().mean((1, 2, 3)) + luma(difference).square().mean((1, 2))
     return (squares + _LEAST_SQUARE).sqrt().mean()
+
+
+def white_areas(truth: torch.Tensor) -> torch.Tensor:
+    """Return where a truth is pure white with all eight neighbours; batch x 1 x height x width.
+
+    Args:
+        truth: float32, batch x 3 x height x width, 0..1.
+    """
+    darkest = functional.max_pool2d(1 - truth.amin(1, keepdim=True), 3, stride=1, padding=1)
+    return darkest < 0.5 / 255
+
+
+def white_loss(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return by how much white falls short of white, mean over the white of the truth; 0 without any.
+
+    What JPEG leaves on white is a few levels, next to nothing beside the lines in `patch_loss`, yet the eye sees it
+    on paper. White may be overshot: the output is cut at 255.
+
+    Args:
+        made: the network's output, float32, batch x 3 x side x side.
+        truth: float32, batch x 3, of the size that was asked for.
+    """
+    white = white_areas(truth)
+    short = (_SURELY_WHITE - shrink_to(made, truth.shape[-1])).clamp(min=0).mean(1, keepdim=True)
+    return (short * white).sum() / white.sum().clamp(min=1)
 
 
 @lru_cache(maxsize=16)

@@ -41,7 +41,7 @@ _WARM_UP = 0.03
 """Share of the time over which the learning rate rises."""
 _HELD = 1500
 """Batches that stay on the GPU, to be used again where the processor makes them too slowly."""
-_FACTORS = (2, 3)
+FACTORS = (2, 3)
 _ENDLESS = 10**7
 """Batches: more than any run uses."""
 _TAUGHT = 0.6
@@ -184,7 +184,7 @@ def main(
     folder = drawings or out / "drawn"
     draw_lettering(folder, lettered, seed=seed * 1_000_000, processes=max(1, workers))
     draw_pages(folder, drawn, seed=seed * 1_000_000, processes=max(1, workers))
-    sources = _sources(folder, shared, clips, smallest_side=math.ceil(patch * max(_FACTORS)))
+    sources = gather_sources(folder, shared, clips, smallest_side=math.ceil(patch * max(FACTORS)))
     feed = Feed(Patches(sources, PatchSettings(batch, patch, seed), _ENDLESS), device, workers)
     watched = tracks(read_pages(validation_paths(shared))) if (shared / "dev.json").is_file() else {}
     run = _Run(out, feed, watched, device)
@@ -209,25 +209,33 @@ def _tiny(plan: Plan) -> Plan:
     return replace(plan, features=8, convolutions=2)
 
 
-def _sources(folder: Path, shared: Path, clips: Path | None, *, smallest_side: int) -> list[Source]:
+def gather_sources(folder: Path, shared: Path, clips: Path | None, *, smallest_side: int) -> list[Source]:
+    """Return the pages that patches are cut from: drawn ones, lettering, further drawings and shared pages.
+
+    Args:
+        folder: of drawn pages.
+        shared: folder with ``dev.json`` and ``dev/``; pages of a free licence are used.
+        clips: folder of further free drawings.
+        smallest_side: pixels that each side has at least.
+    """
     shares = Shares()
     pages, letters = sorted(folder.glob("[0-9]*.png")), sorted(folder.glob("lettering-*.png"))
-    sources = []
+    found = []
     if pages:
-        sources.append(Source(read_pages(pages), shares.drawn, soft_share=0.35))
+        found.append(Source(read_pages(pages), shares.drawn, soft_share=0.35))
     if letters:
         boxes = read_lettering(letters, smallest_side=smallest_side)
-        sources.append(Source(boxes, shares.lettered, soft_share=0.1, turned=False))
+        found.append(Source(boxes, shares.lettered, soft_share=0.1, turned=False))
     if clips:
         drawings = [
             page for page in read_pages(sorted(clips.iterdir())) if min(page.shape[:2]) >= smallest_side
         ]
-        sources.append(Source(drawings, shares.clips, soft_share=0.3))
+        found.append(Source(drawings, shares.clips, soft_share=0.3))
     if (shared / "dev.json").is_file():
         real = [pixels for _, pixels in shared_pages(shared, smallest_side=smallest_side)]
-        sources.append(Source(real, 1 - shares.drawn - shares.lettered - shares.clips))
-    print(f"pictures of each source: {[len(source.pages) for source in sources]}", flush=True)
-    return sources
+        found.append(Source(real, 1 - shares.drawn - shares.lettered - shares.clips))
+    print(f"pictures of each source: {[len(source.pages) for source in found]}", flush=True)
+    return found
 
 
 class _Run:
@@ -242,10 +250,10 @@ class _Run:
         Raises:
             DivergedError: the loss is no longer a number.
         """
-        network = Chain(plan.features, plan.convolutions, _FACTORS, one_slope=plan.one_slope)
+        network = Chain(plan.features, plan.convolutions, FACTORS, one_slope=plan.one_slope)
         if plan.begun_with:
             network.load_plain(
-                {factor: load_file(plan.begun_with.format(factor=factor)) for factor in _FACTORS}
+                {factor: load_file(plan.begun_with.format(factor=factor)) for factor in FACTORS}
             )
         network.to(self._device)
         average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=follow)
@@ -308,7 +316,7 @@ class _Run:
         seconds = time.monotonic() - begun
         if not math.isfinite(float(sum_of_losses)):
             raise DivergedError(f"{plan.name}: the loss is no longer a number after {step} steps")
-        scores = psnr_by_track(_AtFactor(average.module), self._watched, self._device)
+        scores = psnr_by_track(AtFactor(average.module), self._watched, self._device)
         line = {
             **asdict(plan),
             "step": step,
@@ -324,12 +332,12 @@ class _Run:
             f"{plan.name}: step {step}  {seconds:.0f} s  made {self._feed.made}  loss {line['loss']:.4f}  {told}",
             flush=True,
         )
-        for factor in _FACTORS:
+        for factor in FACTORS:
             path = self._out / f"{plan.name.replace(',', '').replace(' ', '-')}-x{factor}.safetensors"
             write_weights(path, average.module.plain(factor), {"plan": json.dumps(asdict(plan))})
 
 
-class _AtFactor(torch.nn.Module):
+class AtFactor(torch.nn.Module):
     """Makes what `psnr_by_track` asks: the head for 2x at 120 pixels, otherwise the one for 3x."""
 
     def __init__(self, network: Chain) -> None:
@@ -337,6 +345,7 @@ class _AtFactor(torch.nn.Module):
         self._network = network
 
     def forward(self, small: torch.Tensor) -> torch.Tensor:
+        """Return a page enlarged by 2 or 3."""
         return self._network(small, 2 if small.shape[-1] == 120 else 3)
 
 

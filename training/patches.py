@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch.utils.data import DataLoader, Dataset
 
-from training.degrade import shrink, spoil
+from training.degrade import Damage, shrink, spoil
 
 SHRINKS = ((2.0, 0.4), (2.5, 0.4), (3.0, 0.2))
 """By how much ground truth is shrunk, and how often: the scales that pages are asked at, and the network's own."""
@@ -44,6 +44,8 @@ class PatchSettings:
     """Side of the input, in pixels; even, so that every shrink of it is whole."""
     seed: int
     """Of everything that is drawn."""
+    damage: Damage = "usual"
+    """What happened to the inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Patches(Dataset[Batch]):
         truth, box = _crop(page, side, rng)
         truth = _vary(truth, source.soft_share, rng)
         small = shrink(Image.fromarray(truth), (self._settings.patch, self._settings.patch), box, rng)
-        spoiled = np.asarray(spoil(small, rng))
+        spoiled = np.asarray(spoil(small, rng, self._settings.damage))
         left, top = box[0], box[1]
         truth = truth[top : top + side, left : left + side]
         turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if source.turned else (0, False)

@@ -193,7 +193,7 @@ def train_step(recipe: Recipe, progress: Progress, batch: Batch, device: torch.d
     small = as_pixels(batch.small.to(device, memory_format=torch.channels_last, non_blocking=True))
     truth = as_pixels(batch.truth.to(device, non_blocking=True))
     # bfloat16 halves the time of a step also on CPUs that have it; weights and loss stay float32.
-    with torch.autocast(device.type, dtype=torch.bfloat16) if _has_bfloat16(device) else nullcontext():
+    with torch.autocast(device.type, dtype=torch.bfloat16) if has_bfloat16(device) else nullcontext():
         detail = functools.reduce(lambda signal, layer: layer(signal), progress.network.body, small)
     # The sum in float32: bfloat16 has no room for 256 levels.
     base = torch.nn.functional.interpolate(small, scale_factor=recipe.scale, mode="nearest")
@@ -270,7 +270,8 @@ def _say(out: Path, progress: Progress, losses: list[float], scores: dict[str, f
     print(f"step {line['step']}  {line['seconds']:.0f} s  loss {line['loss']:.4f}  {told}", flush=True)
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the device computes in bfloat16."""
     return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

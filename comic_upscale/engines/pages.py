@@ -18,7 +18,7 @@ from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArra
 from comic_upscale.imaging.tone import restore_tone, tone_map
 
 
-def prepare(page: Pixels, *, raw: bool = False) -> Pixels:
+def prepare(page: Pixels, *, raw: bool = False, keeps_white: bool = False) -> Pixels:
     """Return the page for the network: hidden colour is replaced by that of nearby visible pixels.
 
     So no hidden colour appears at the edges of visible areas. The tone of the page, its faint lines, and its pure white
@@ -27,6 +27,7 @@ def prepare(page: Pixels, *, raw: bool = False) -> Pixels:
     Args:
         page: the decoded page.
         raw: whether the network's own pixels are wanted. Nothing is recorded then, so `finish` changes nothing.
+        keeps_white: whether the network removes dirt from white, which `finish` must not bring back.
     """
     color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
     if raw:
@@ -38,6 +39,7 @@ def prepare(page: Pixels, *, raw: bool = False) -> Pixels:
         solid=solid_map(color, page.alpha, extremes),
         faint=find_faint_lines(color, extremes),
         tone=tone_map(color),
+        keeps_white=keeps_white,
     )
 
 

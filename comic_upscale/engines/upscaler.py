@@ -22,7 +22,7 @@ from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import find_target, needs_network
 from comic_upscale.models.default_model import check_auto, default_model, is_auto
 from comic_upscale.models.network import load_network
-from comic_upscale.models.weights import resolve_weights
+from comic_upscale.models.weights import cleans_white, resolve_weights
 from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FormatName
 from comic_upscale.settings.sizes import Print, Size, choose_size
 from comic_upscale.storage.atomic import write_whole
@@ -74,6 +74,7 @@ class Upscaler:
             model, denoise=denoise, folders=weights_folders, cache=cache, download=download
         )
         network = load_network(weights, denoise)
+        self._keeps_white = cleans_white(weights.model_name, denoise)
         self._engine = open_torch_engine(network, device, precision=precision, batch=batch, tile=tile)
         self.model = weights.model_name
         """The model's name in the catalogue, or the name of the file."""
@@ -118,7 +119,8 @@ class Upscaler:
         target = find_target(page.width, page.height, requested).size
         if not needs_network((page.width, page.height), target, self.native_scale):
             return shrink(prepare(page), target)
-        (result,) = upscale_pages(self._engine, [prepare(page)], target)
+        prepared = prepare(page, keeps_white=self._keeps_white)
+        (result,) = upscale_pages(self._engine, [prepared], target)
         if isinstance(result, PageError):
             raise result
         return finish(result)

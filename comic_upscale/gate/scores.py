@@ -23,6 +23,7 @@ from PIL import Image
 
 from comic_upscale.gate.block_means import block_means
 from comic_upscale.gate.seams import worst_seam, worst_step
+from comic_upscale.gate.texture import NO_ISLANDS, Islands, find_islands
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
 
 PART = 2
@@ -109,6 +110,10 @@ class Scores:
     """``white_drift`` of the raw output."""
     raw_black: float
     """``black_drift`` of the raw output."""
+    invented: float
+    """Blocks of the raw output with texture that the source does not have (``texture.py``); 0 if nobody looked."""
+    invented_group: float
+    """How many of these blocks touch each other, in the largest group."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,12 +124,29 @@ class RawOutput:
     """The page, shrunk to the size at which pages are compared."""
     seam: float
     """`Scores.seam` of the raw output."""
+    islands: Islands = NO_ISLANDS
+    """Its invented texture."""
 
     @classmethod
-    def over(cls, source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> RawOutput:
-        """Measure the raw output for `compare`, before it is corrected; arguments as there."""
+    def over(
+        cls,
+        source: UInt8Array,
+        larger: UInt8Array,
+        borders: Borders = NO_BORDERS,
+        *,
+        looks_for_texture: bool = False,
+    ) -> RawOutput:
+        """Measure the raw output for `compare`, before it is corrected.
+
+        Args:
+            source: as there.
+            larger: as there.
+            borders: as there.
+            looks_for_texture: whether to measure invented texture.
+        """
         grid = _Grid.of(source, larger)
-        return cls(_shrink(larger, grid), worst_seam(source, larger, borders))
+        islands = find_islands(source, larger) if looks_for_texture else NO_ISLANDS
+        return cls(_shrink(larger, grid), worst_seam(source, larger, borders), islands)
 
 
 def compare(
@@ -156,6 +178,7 @@ def compare(
     tiles = _tiles(borders_there, before.shape)
     seam = worst_seam(source, larger, borders)
     step = worst_step(difference, borders_there)
+    islands = NO_ISLANDS if raw is None else raw.islands
     if raw is None:
         raw_moved, raw_luma = moved, after
     else:
@@ -182,6 +205,8 @@ def compare(
         raw_tone=_tone(raw_moved, before, source),
         raw_white=_drift(white, raw_luma, 255),
         raw_black=_drift(black, raw_luma, 0),
+        invented=islands.blocks,
+        invented_group=islands.largest,
     )
 
 

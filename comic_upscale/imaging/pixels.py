@@ -93,6 +93,8 @@ class Pixels:
     """The faint lines of the source; see ``faint_lines.py``."""
     tone: NDArray[np.float32] | None = None
     """The averages of the source's broad areas; see ``tone.py``."""
+    keeps_white: bool = False
+    """Whether pure white stays white when the averages are restored: the network has removed dirt from it."""
     borders: Borders = NO_BORDERS
     """The borders of tiles in ``color``, which the gate checks."""
     answers: tuple[str, ...] = ()

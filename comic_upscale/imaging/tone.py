@@ -36,7 +36,8 @@ def tone_map(color: SampleArray) -> NDArray[np.float32]:
 def restore_tone(page: Pixels) -> Pixels:
     """Restore the averages of an upscaled page to those of its source.
 
-    The difference is spread smoothly, so it neither adds nor removes edges.
+    The difference is spread smoothly, so it neither adds nor removes edges. If the page ``keeps_white``, pure white is
+    not made darker: the average of the source would bring back, evenly, the dirt that the network has removed.
 
     Args:
         page: upscaled, with the averages of its source. A writable, contiguous ``color`` is changed in place.
@@ -53,7 +54,7 @@ def restore_tone(page: Pixels) -> Pixels:
             break
         # Of an engine's array in another order, reshaping would make a copy, and the correction would be lost.
         color = np.require(color, requirements=["C", "W"])
-        _add(color, difference)
+        _add(color, difference, keeps_white=page.keeps_white)
     return replace(page, color=color, tone=None)
 
 
@@ -76,7 +77,7 @@ def _sum_rows(strip: SampleArray) -> NDArray[np.unsignedinteger]:
     return sums
 
 
-def _add(color: SampleArray, difference: NDArray[np.float32]) -> None:
+def _add(color: SampleArray, difference: NDArray[np.float32], *, keeps_white: bool) -> None:
     """Add the difference of every cell, interpolated linearly between cells, strip by strip."""
     height, width, channels = color.shape
     before, after, share = _interpolate(width, difference.shape[1])
@@ -99,6 +100,10 @@ def _add(color: SampleArray, difference: NDArray[np.float32]) -> None:
             weight = share[rows, None]
             field = upper[columns] * (1 - weight)
             field += lower[columns] * weight
+            if keeps_white:
+                white = color[rows].min(axis=2, keepdims=True) == top
+                samples = np.broadcast_to(white, color[rows].shape).reshape(len(field), -1)
+                np.maximum(field, 0, out=field, where=samples[:, columns])
             field += flat[rows, columns]
             np.rint(field.clip(0, top, out=field), out=field)
             flat[rows, columns] = field

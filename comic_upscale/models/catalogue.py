@@ -51,9 +51,13 @@ class Model:
     tflop_per_page: float
     """Arithmetic for one page of 512 x 768 pixels, in 10^12 floating-point operations."""
     weights: WeightsFile
-    """The weights. If ``denoise_weights`` exist, these denoise at full strength."""
+    """The weights, which are used alone if no denoise strength is given."""
     denoise_weights: WeightsFile | None = None
-    """The weights without denoising, mixed in if the denoise strength is below 1; None if the model has none."""
+    """Weights with another denoise strength, mixed in for the strengths between; None if the model has none."""
+    own_strength: int = 1
+    """The denoise strength of ``weights``, 1 or 0. That of ``denoise_weights`` is the other one."""
+    calmer: str = ""
+    """The bundled model that makes a page again on which this one invented texture; empty if there is none."""
 
     @property
     def files(self) -> tuple[WeightsFile, ...]:
@@ -72,9 +76,20 @@ def _own_tflop(features: int, convolutions: int, scale: int) -> float:
 
 
 def _own(
-    name: str, scale: int, features: int, convolutions: int, size: int, sha256: str, purpose: str
+    name: str,
+    scale: int,
+    features: int,
+    convolutions: int,
+    size: int,
+    sha256: str,
+    purpose: str,
+    calmer: str = "",
+    partner: tuple[int, str] | None = None,
 ) -> Model:
-    """Describe a bundled network, whose file is weights/NAME.safetensors. The tests compare both."""
+    """Describe a bundled network, whose file is weights/NAME.safetensors. The tests compare both.
+
+    Its denoising partner, if it has one, is weights/NAME-dn.safetensors, of this size and hash.
+    """
     return Model(
         name=name,
         native_scale=scale,
@@ -82,6 +97,9 @@ def _own(
         licence="MIT",
         tflop_per_page=_own_tflop(features, convolutions, scale),
         weights=WeightsFile(f"{name}.safetensors", "", size, sha256),
+        calmer=calmer,
+        denoise_weights=None if partner is None else WeightsFile(f"{name}-dn.safetensors", "", *partner),
+        own_strength=0,
     )
 
 
@@ -95,6 +113,7 @@ _MODELS = (
         "8f276e09dc4ea5b87a12039420556e338500c89925ae19ba04bad0c1922de079",
         "comics and manga of all kinds, true to the drawing: a quarter of the work of "
         "realesr-animevideov3, no download",
+        calmer="comic-fast-x3",
     ),
     _own(
         "comic-best-x2",
@@ -104,6 +123,7 @@ _MODELS = (
         1_799_496,
         "09f71983193c6bc9e6ab180173a28b6afb30365e12ffcde3e5b572d7ba522924",
         "comic-best for factors up to 2: about 1.4 times the work of realesr-animevideov3, no download",
+        calmer="comic-fast-x2",
     ),
     _own(
         "comic-best-x3",
@@ -113,6 +133,7 @@ _MODELS = (
         1_816_806,
         "29a5bbe2510905ac8fb4759ae999f76c8e313e5b98126b723c8bd9495dce9ed5",
         "comic-best for factors above 2: about 1.4 times the work of realesr-animevideov3, no download",
+        calmer="comic-fast-x3",
     ),
     _own(
         "comic-fast-x2",
@@ -121,7 +142,9 @@ _MODELS = (
         18,
         347_624,
         "d4eeabfb15e1381f972dd72858806677293c8cfc246659942d07bd469122bbee",
-        "comic-fast for factors up to 2: less than a third of the work of realesr-animevideov3, no download",
+        "comic-fast for factors up to 2: less than a third of the work of realesr-animevideov3, with a denoise "
+        "strength, no download",
+        partner=(347_472, "780c1808549bf40ecfab3363a82276991aef7761edc53d4bae54f7e809e75117"),
     ),
     _own(
         "comic-fast-x3",
@@ -130,7 +153,9 @@ _MODELS = (
         18,
         356_294,
         "3ecc6c6e7e375651bbbb0b63ce778d70d6421673dd5ee324de07511fd68fd876",
-        "comic-fast for factors above 2: less than a third of the work of realesr-animevideov3, no download",
+        "comic-fast for factors above 2: less than a third of the work of realesr-animevideov3, with a denoise "
+        "strength, no download",
+        partner=(356_142, "a0a556c0ad22a8faf2526717b7e40517e43b4d471a1d7c9d623ad3401763ac7d"),
     ),
     Model(
         name="RealESRGAN_x4plus_anime_6B",
@@ -232,6 +257,11 @@ def in_family(name: str, factor: float | None) -> str:
         return name
     enough = (model for model in models if factor is not None and model.native_scale >= factor)
     return next(enough, models[-1]).name
+
+
+def family_of(model: Model) -> str:
+    """Return the name of the family of a model; the model's own name if it belongs to none."""
+    return next((family for family, models in FAMILIES.items() if model in models), model.name)
 
 
 def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:

@@ -26,10 +26,10 @@ def is_auto(model: str) -> bool:
 
 
 def check_auto(denoise: float | None) -> None:
-    """Refuse a denoise strength. Neither default has one, and a third model must be requested by name.
+    """Refuse a denoise strength. Not every default has one, so its model must be requested by name.
 
     Raises:
-        SettingsError: a strength is given. The message names the model that has one.
+        SettingsError: a strength is given. The message names the models that have one.
     """
     if denoise is not None:
         raise no_denoise(f"--model {AUTO_MODEL}")

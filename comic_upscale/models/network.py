@@ -79,7 +79,7 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
 
     Args:
         weights: files on this machine.
-        denoise: 0..1; 1 and None use the base weights alone, as in the official program.
+        denoise: 0..1; None and the base weights' own strength use these alone. That is 1 in the official program.
 
     Raises:
         SettingsError: the strength is outside 0..1, or needs denoise weights that were not resolved.
@@ -88,12 +88,12 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
     """
     check_denoise(denoise)
     state = read_state(weights.path)
-    if denoise is not None and mixes(denoise):
+    if denoise is not None and mixes(denoise, weights.own_strength):
         if weights.denoise_path is None:
             raise SettingsError(f"{weights.model_name} has no denoise weights to mix in: leave out --denoise")
         denoise_state = read_state(weights.denoise_path)
         try:
-            state = mix_weights(state, denoise_state, denoise)
+            state = mix_weights(state, denoise_state, 1 - abs(weights.own_strength - denoise))
         except WeightsError as error:
             raise WeightsError(
                 f"{weights.path} and {weights.denoise_path} cannot be mixed: {error}"
@@ -149,17 +149,17 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def mix_weights(
-    base: Mapping[str, torch.Tensor], denoise: Mapping[str, torch.Tensor], strength: float
+    base: Mapping[str, torch.Tensor], denoise: Mapping[str, torch.Tensor], share: float
 ) -> dict[str, torch.Tensor]:
-    """Return ``strength * base + (1 - strength) * denoise`` for each tensor, in float32.
+    """Return ``share * base + (1 - share) * denoise`` for each tensor, in float32.
 
-    This is the deep network interpolation of the official program, whose denoise strength ``s`` gives
-    ``dni_weight=[s, 1 - s]``; see https://arxiv.org/abs/1811.10515.
+    For base weights that denoise, the share is the strength. This is the deep network interpolation of the official
+    program, whose denoise strength ``s`` gives ``dni_weight=[s, 1 - s]``; see https://arxiv.org/abs/1811.10515.
 
     Args:
-        base: the weights that denoise, by name.
-        denoise: the weights without denoising, with the same names and shapes.
-        strength: 0..1.
+        base: the weights of the model, by name.
+        denoise: those with the other strength, with the same names and shapes.
+        share: of the base weights, 0..1.
 
     Raises:
         WeightsError: names or shapes differ.
@@ -173,8 +173,7 @@ def mix_weights(
                 f"{_shape(denoise[name])} in the other"
             )
     return {
-        name: strength * tensor.float() + (1 - strength) * denoise[name].float()
-        for name, tensor in base.items()
+        name: share * tensor.float() + (1 - share) * denoise[name].float() for name, tensor in base.items()
     }
 
 

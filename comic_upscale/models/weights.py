@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from comic_upscale.errors import SettingsError, WeightsError
-from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile, find_model
+from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile, family_of, find_model, in_family
 from comic_upscale.models.digest import sha256_of
 from comic_upscale.models.download import OnProgress, fetch
 
@@ -46,6 +46,8 @@ class ResolvedWeights:
     """SHA-256 of ``denoise_path``; None exactly if that is None."""
     model: Model | None = None
     """The entry in the catalogue; None for the user's own file."""
+    own_strength: int = 1
+    """The denoise strength of ``path``, 1 or 0; that of ``denoise_path`` is the other one."""
 
     @property
     def identity(self) -> str:
@@ -111,9 +113,25 @@ def check_denoise(denoise: float | None) -> None:
         raise SettingsError(f"The denoise strength must be between 0 and 1, not {denoise:g}")
 
 
-def mixes(denoise: float | None) -> bool:
-    """Return whether this strength needs the denoise weights. With 1 or None, the base weights are used alone."""
-    return denoise is not None and denoise < 1
+def mixes(denoise: float | None, own_strength: int = 1) -> bool:
+    """Return whether this strength needs the denoise weights.
+
+    Args:
+        denoise: 0..1; with None, the base weights are used alone.
+        own_strength: the denoise strength of the base weights, with which they are used alone, too.
+    """
+    return denoise is not None and denoise != own_strength
+
+
+def cleans_white(model: str, denoise: float | None) -> bool:
+    """Return whether a network with this denoise strength removes the dirt of JPEG from white.
+
+    Args:
+        model: a name in the catalogue, or the path of a file, for which the result is False.
+        denoise: 0..1; None if not specified.
+    """
+    entry = CATALOGUE.get(in_family(model, None))
+    return entry is not None and mixes(denoise, entry.own_strength) and entry.own_strength == 0
 
 
 def resolve_weights(
@@ -167,7 +185,7 @@ def resolve_weights(
             )
         return fetch(file, cache, on_progress)
 
-    mixed = entry.denoise_weights if mixes(denoise) else None
+    mixed = entry.denoise_weights if mixes(denoise, entry.own_strength) else None
     return ResolvedWeights(
         model_name=entry.name,
         path=obtain(entry.weights),
@@ -176,6 +194,7 @@ def resolve_weights(
         denoise_path=None if mixed is None else obtain(mixed),
         denoise_sha256=None if mixed is None else mixed.sha256,
         model=entry,
+        own_strength=entry.own_strength,
     )
 
 
@@ -196,7 +215,7 @@ def identify_weights(
     entry = find_model(model, catalogue)
     if denoise is not None and entry.denoise_weights is None:
         raise no_denoise(entry.name, catalogue)
-    mixed = entry.denoise_weights if mixes(denoise) else None
+    mixed = entry.denoise_weights if mixes(denoise, entry.own_strength) else None
     return entry.name, identity_of(entry.weights.sha256, None if mixed is None else mixed.sha256)
 
 
@@ -224,7 +243,9 @@ def _resolve_file(path: Path, denoise: float | None, catalogue: Mapping[str, Mod
 
 def no_denoise(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> SettingsError:
     """Return the error for a model without a denoise strength."""
-    able = [model.name for model in catalogue.values() if model.denoise_weights is not None]
+    able = dict.fromkeys(
+        family_of(model) for model in catalogue.values() if model.denoise_weights is not None
+    )
     hint = f"use {' or '.join(able)}, or " if able else ""
     return SettingsError(f"{name} has no denoise strength: {hint}leave out --denoise")
 
@@ -251,6 +272,7 @@ __all__ = [
     "ResolvedWeights",
     "State",
     "check_denoise",
+    "cleans_white",
     "fetch",
     "identify_weights",
     "identity_of",

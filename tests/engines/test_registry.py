@@ -176,6 +176,9 @@ def test_a_job_with_another_option_is_another_job(make_settings: MakeSettings) -
 def test_the_official_program_mixes_no_weights(make_settings: MakeSettings) -> None:
     with pytest.raises(SettingsError, match="does not support --denoise"):
         named_model(make_settings(model="realesr-general-x4v3", denoise=0.5, backend="realesrgan"))
+    # At the full strength, the partner of comic-fast works: another file.
+    with pytest.raises(SettingsError, match="does not support --denoise"):
+        named_model(make_settings(model="comic-fast-x2", denoise=1.0, backend="realesrgan"))
 
 
 def test_only_engines_whose_settings_and_weights_are_all_run_remotely(make_settings: MakeSettings) -> None:

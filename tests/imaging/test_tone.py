@@ -55,7 +55,7 @@ def test_the_correction_is_that_of_each_sample_alone() -> None:
     difference = tone_map(source) - _average_cells(larger, 4, 5)
     expected = larger + _spread(difference, larger.shape)
     changed = larger.copy()
-    _add(changed, difference)
+    _add(changed, difference, keeps_white=False)
     assert np.array_equal(changed, np.rint(expected.clip(0, 255)))
     assert (changed != larger).any()
 
@@ -77,3 +77,24 @@ def _spread(difference: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[
     wide = difference[:, left] * (1 - across)[:, None] + difference[:, right] * across[:, None]
     field: NDArray[np.float32] = wide[top] * (1 - down)[:, None, None] + wide[bottom] * down[:, None, None]
     return field
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_white_stays_white_where_the_network_has_removed_the_dirt_from_it(channels: int) -> None:
+    source = np.full((64, 64, channels), 253, np.uint8)
+    larger = np.full((128, 128, channels), 255, np.uint8)
+    larger[:, :64] = 200
+    tone = tone_map(source)
+    usual = restore_tone(Pixels(larger.copy(), tone=tone)).color
+    kept = restore_tone(Pixels(larger.copy(), tone=tone, keeps_white=True)).color
+    assert usual[:, 100:].max() < 255
+    assert (kept[:, 64:] == 255).all()
+    assert (kept[:, :32] > 200).all() and np.array_equal(kept[:, :32], usual[:, :32]), (
+        "gray is restored as ever"
+    )
+
+
+def test_gray_may_become_white_where_white_is_kept() -> None:
+    larger = np.full((128, 128, 1), 250, np.uint8)
+    source = np.full((64, 64, 1), 255, np.uint8)
+    assert (restore_tone(Pixels(larger, tone=tone_map(source), keeps_white=True)).color == 255).all()

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,13 +61,41 @@ def test_our_own_file_is_the_one_of_the_catalogue(own: str) -> None:
     entry, content = CATALOGUE[own], own_file(own).read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.weights.size, entry.weights.sha256)
     assert len(content) <= 3_000_000
-    assert (entry.licence, entry.weights.bundled, entry.denoise_weights) == ("MIT", True, None)
+    assert (entry.licence, entry.weights.bundled, entry.own_strength) == ("MIT", True, 0)
+
+
+@pytest.mark.parametrize("own", ["comic-fast-x2", "comic-fast-x3"])
+def test_our_own_denoising_partner_is_the_one_of_the_catalogue(own: str) -> None:
+    partner = CATALOGUE[own].denoise_weights
+    assert partner is not None and partner.bundled and partner.name == f"{own}-dn.safetensors"
+    path = locate(partner, [])
+    assert path is not None
+    content = path.read_bytes()
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (partner.size, partner.sha256)
+    layers, of_base = (
+        {name: tensor["shape"] for name, tensor in header_of(each).items() if name != "__metadata__"}
+        for each in (content, own_file(own).read_bytes())
+    )
+    assert layers == of_base
+
+
+def test_a_calmer_model_is_part_of_the_package_and_has_the_same_factor() -> None:
+    calmer = {model.name: model.calmer for model in CATALOGUE.values() if model.calmer}
+    assert set(calmer) == {"comic-compact-x3", "comic-best-x2", "comic-best-x3"}
+    for name, other in calmer.items():
+        assert CATALOGUE[other].weights.bundled
+        assert CATALOGUE[other].native_scale == CATALOGUE[name].native_scale
+
+
+def header_of(content: bytes) -> dict[str, Any]:
+    header: dict[str, Any] = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header
 
 
 @BUNDLED
 def test_our_own_entry_tells_the_factor_and_the_cost_of_its_file(own: str) -> None:
     content = own_file(own).read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header = header_of(content)
     kernels = [
         tensor["shape"]
         for name, tensor in header.items()
@@ -82,11 +111,12 @@ def test_our_own_entry_tells_the_factor_and_the_cost_of_its_file(own: str) -> No
 
 def test_no_two_files_share_a_hash() -> None:
     files = [file for model in CATALOGUE.values() for file in model.files]
-    assert len({file.sha256 for file in files}) == len(files) == 11
+    assert len({file.sha256 for file in files}) == len(files) == 13
 
 
-def test_only_the_general_model_has_denoise_weights() -> None:
-    assert [model.name for model in CATALOGUE.values() if model.denoise_weights] == ["realesr-general-x4v3"]
+def test_comic_fast_and_the_general_model_have_denoise_weights() -> None:
+    strengths = {model.name: model.own_strength for model in CATALOGUE.values() if model.denoise_weights}
+    assert strengths == {"comic-fast-x2": 0, "comic-fast-x3": 0, "realesr-general-x4v3": 1}
 
 
 @MODELS

@@ -46,9 +46,18 @@ def test_built_in_presets_set_model_denoise_and_gray(me: httpx.Client) -> None:
     assert (photo["model"], photo["denoise"], photo["gray"]) == ("realesr-general-x4v3", 0.5, "keep")
     # What the request itself says counts more.
     stronger = params_of(me, preset="photo", denoise="high", gray="off")
-    assert (stronger["denoise"], stronger["gray"]) == (1.0, "off")
+    assert (stronger["model"], stronger["denoise"], stronger["gray"]) == ("realesr-general-x4v3", 1.0, "off")
     other = params_of(me, preset="photo", model="RealESRGAN_x4plus")
     assert (other["model"], other["denoise"]) == ("RealESRGAN_x4plus", None)
+
+
+def test_a_strength_without_a_model_is_that_of_the_package(me: httpx.Client) -> None:
+    for fields in ({}, {"model": "auto"}, {"preset": "art"}):
+        params = params_of(me, denoise="med", **fields)
+        assert (params["model"], params["denoise"]) == ("comic-fast", 0.5), fields
+    assert params_of(me, denoise="none")["denoise"] is None
+    named = params_of(me, denoise="0.3", model="realesr-general-x4v3")
+    assert (named["model"], named["denoise"]) == ("realesr-general-x4v3", 0.3)
 
 
 def test_profiles_are_presets_and_rules_are_an_option(me: httpx.Client) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +22,9 @@ from comic_upscale.library.page_rules import Network, PageRules
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.default_model import assumed_native_scale
 from comic_upscale.settings.job import JobSettings
+
+_TORCH = "torch"
+"""The engine that the networks of the package are measured with."""
 
 
 class LocalExecutor:
@@ -73,7 +76,13 @@ class LocalExecutor:
         devices.charge(spending)
         # A service would be paid twice, and may answer the same. From its kept answers, a page is made without filters.
         repeats = not settings.raw and (devices.engine.billing == "time" or bool(filters))
-        networks = Networks(devices, first, opens, repeats=repeats, filters=filters)
+        calmer = _calmer_networks(settings, rules.networks) if settings.gate else {}
+        for network in dict.fromkeys(calmer.values()):
+            if network not in opens:
+                own = replace(settings, model=network[0], denoise=network[1], rules=())
+                weights = await asyncio.to_thread(prepare_engine, own, fetching)
+                opens[network] = partial(self._open_engines, own, weights)
+        networks = Networks(devices, first, opens, repeats=repeats, filters=filters, calmer=calmer)
         native_scales = {network[0]: _native_scale(settings, network[0]) for network in rules.networks}
         native_scales[first[0]] = devices.engine.native_scale
         steps = PageSteps(settings, native_scales, identities)
@@ -116,6 +125,17 @@ class LocalExecutor:
     def _require_tools(self) -> Tools:
         assert self._tools is not None, "the executor is not open"
         return self._tools
+
+
+def _calmer_networks(settings: JobSettings, networks: Sequence[Network]) -> dict[Network, Network]:
+    """Return for each network that may invent texture the one that makes such a page again."""
+    if settings.backend != _TORCH:
+        return {}
+    return {
+        (model, denoise): (CATALOGUE[model].calmer, denoise)
+        for model, denoise in networks
+        if model in CATALOGUE and CATALOGUE[model].calmer
+    }
 
 
 def _native_scale(settings: JobSettings, model: str) -> int | None:

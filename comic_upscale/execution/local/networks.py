@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from comic_upscale.engines.base import Engine, OutputFilter
 from comic_upscale.execution.events import StageMeter
@@ -31,6 +32,8 @@ class _Entry:
     """Held while the network is opened or closed."""
     devices: Devices | None = None
     gate: QualityGate | None = None
+    gate_of_others: QualityGate | None = None
+    """The gate of pages on which another network invented texture."""
     users: int = 0
     used_at: int = 0
     """A number that grows with every use."""
@@ -45,6 +48,7 @@ class Networks:
         others: the networks of its rules.
         repeats: whether suspect pages may be upscaled again.
         filters: applied to each page after its engine.
+        calmer: for networks that may invent texture, the one that makes such a page again.
     """
 
     def __init__(
@@ -55,10 +59,11 @@ class Networks:
         *,
         repeats: bool,
         filters: Sequence[OutputFilter] = (),
+        calmer: Mapping[Network, Network] = MappingProxyType({}),
     ) -> None:
         self.base = base
         """The engines of the job's own network, as they were opened first; perhaps closed since."""
-        self._repeats, self._filters = repeats, filters
+        self._repeats, self._filters, self._calmer = repeats, filters, calmer
         self._entries = {other: _Entry(open) for other, open in others.items()}
         self._entries[network].devices = base
         self._clock = 0
@@ -77,8 +82,24 @@ class Networks:
         entry = self._entries[network]
         if entry.gate is None:
             assert entry.devices is not None
-            entry.gate = QualityGate(entry.devices.engine, repeats=self._repeats)
+            entry.gate = self._new_gate(network, entry.devices)
         return entry.gate
+
+    def calmer(self, network: Network) -> Network | None:
+        """Return the network that makes a page again on which this one invented texture; None if there is none."""
+        return self._calmer.get(network)
+
+    def gate_of_others(self, network: Network) -> QualityGate:
+        """Return the gate for pages of other networks that this one, which is or was open, made again."""
+        entry = self._entries[network]
+        if entry.gate_of_others is None:
+            assert entry.devices is not None
+            entry.gate_of_others = QualityGate(entry.devices.engine, repeats=False, looks_for_texture=True)
+        return entry.gate_of_others
+
+    def _new_gate(self, network: Network, devices: Devices) -> QualityGate:
+        looks_for_texture = network in self._calmer
+        return QualityGate(devices.engine, repeats=self._repeats, looks_for_texture=looks_for_texture)
 
     @contextlib.asynccontextmanager
     async def use(self, network: Network) -> AsyncIterator[Devices]:
@@ -116,15 +137,15 @@ class Networks:
     async def _make_room(self, wanted: _Entry) -> None:
         """Close networks that no page uses, the one used longest ago first."""
         while True:
-            open_now = [each for each in self._entries.values() if each.devices is not None]
-            idle = [each for each in open_now if not each.users and each is not wanted]
+            open_now = [each for each in self._entries.items() if each[1].devices is not None]
+            idle = [each for each in open_now if not each[1].users and each[1] is not wanted]
             if len(open_now) < MOST_OPEN or not idle:
                 return
-            oldest = min(idle, key=lambda each: each.used_at)
+            network, oldest = min(idle, key=lambda each: each[1].used_at)
             devices, oldest.devices = oldest.devices, None
             # The gate of its pages outlives it.
             if oldest.gate is None and devices is not None:
-                oldest.gate = QualityGate(devices.engine, repeats=self._repeats)
+                oldest.gate = self._new_gate(network, devices)
             async with oldest.lock:
                 if devices is not None:
                     await asyncio.to_thread(devices.close)

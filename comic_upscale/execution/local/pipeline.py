@@ -30,7 +30,7 @@ from comic_upscale.execution.local.flow import BatchAssembler
 from comic_upscale.execution.local.networks import Networks
 from comic_upscale.execution.local.page import PageInFlight, input_pixels
 from comic_upscale.execution.local.quality_gate import SUSPECT, QualityGate
-from comic_upscale.execution.local.steps import Encoded, Handover, PageSteps
+from comic_upscale.execution.local.steps import Encoded, Finished, Handover, PageSteps
 from comic_upscale.execution.local.workers import Workers
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.imaging.pixels import Pixels
@@ -305,8 +305,13 @@ class Pipeline:
         page.verdict = first.verdict
         if first.encoded is not None:
             return first.encoded
+        calmer = networks.calmer(page.network)
+        if calmer is not None and gate.wants_calmer(first.verdict):
+            calm = await self._finish_calmly(page, before, first, calmer)
+            if calm is not None:
+                return calm
         if gate.wants_again(first.verdict, is_kept=bool(page.answers)):
-            again = await self._upscale_again(page, before)
+            again = await self._upscale_again(page, before, page.network, conservative=True)
             if not isinstance(again, PageError):
                 notes, raw = again.notes, Handover(again)
                 del again
@@ -325,18 +330,68 @@ class Pipeline:
             "encode", page, "encode", Handover(first.pixels), target, format, page.matches
         )
 
-    async def _upscale_again(self, page: PageInFlight, before: Pixels) -> Pixels | PageError:
-        """Return a page from the conservative path, by another device if its own has failed.
+    async def _finish_calmly(
+        self, page: PageInFlight, before: Pixels, first: Finished, calmer: Network
+    ) -> Encoded | None:
+        """Encode a page with invented texture: what a calmer network makes of it, if that has much less.
+
+        Where a calmer network draws the same, the source holds it, such as screentone that fades out. Then the first
+        result is right after all.
+
+        Returns:
+            None if the calmer network failed, or its result is suspect for another reason.
+
+        Raises:
+            DeviceError: no device works.
+        """
+        workers, target, format = self._tools.workers, page.target, page.task.format
+        networks = self._tools.networks
+        again = await self._upscale_again(page, before, calmer)
+        if isinstance(again, PageError):
+            return None
+        notes, raw = again.notes, Handover(again)
+        del again
+        gate = networks.gate_of_others(calmer)
+        second = await workers.compute(
+            "encode", page, "finish", before, raw, target, format, gate, page.matches
+        )
+        if not second.verdict.is_calmer_than(first.verdict):
+            page.verdict = first.verdict.cleared()
+            return await workers.compute(
+                "encode", page, "encode", Handover(first.pixels), target, format, page.matches
+            )
+        if second.encoded is None:
+            return None
+        page.verdict = second.verdict
+        page.notes = tuple(note for note in page.notes if note not in page.engine_notes)
+        page.add_notes(
+            (
+                *notes,
+                f"upscaled again with {calmer[0]}: {page.network[0]} drew {'; '.join(first.verdict.reasons)}",
+            )
+        )
+        return second.encoded
+
+    async def _upscale_again(
+        self, page: PageInFlight, before: Pixels, network: Network, *, conservative: bool = False
+    ) -> Pixels | PageError:
+        """Return a page from another pass, by another device if its own has failed.
+
+        Args:
+            page: the page.
+            before: the input of the network.
+            network: the network to use.
+            conservative: whether to use the most conservative path.
 
         Raises:
             DeviceError: no device works.
         """
         while True:
-            async with self._tools.networks.use(page.network) as devices:
+            async with self._tools.networks.use(network) as devices:
                 engine_index = devices.instead_of(page.engine_index % len(devices))
                 try:
                     (again,) = await self._run_engine(
-                        devices, engine_index, [page], [before], conservative=True
+                        devices, engine_index, [page], [before], conservative=conservative
                     )
                 except DeviceError:
                     if not devices.give_up(engine_index):

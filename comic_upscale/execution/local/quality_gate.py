@@ -27,10 +27,13 @@ class QualityGate:
     Args:
         engine: decides the bounds; None for the default bounds.
         repeats: whether suspect pages may be upscaled again.
+        looks_for_texture: whether to look for texture that the network invented.
     """
 
-    def __init__(self, engine: EngineInfo | None = None, *, repeats: bool = True) -> None:
-        self._repeats = repeats
+    def __init__(
+        self, engine: EngineInfo | None = None, *, repeats: bool = True, looks_for_texture: bool = False
+    ) -> None:
+        self._repeats, self._looks_for_texture = repeats, looks_for_texture
         self._is_billed = engine is not None and engine.billing == "call"
         self._repeated = self._repaired = 0
         self._bounds = default_bounds() if engine is None else bounds_for(engine.identity, engine.fidelity)
@@ -48,7 +51,9 @@ class QualityGate:
             page: the raw output of the engine.
         """
         # Measured first, since `finish` changes the page in place.
-        raw = measure_raw_output(source.color, page.color, page.borders)
+        raw = measure_raw_output(
+            source.color, page.color, page.borders, looks_for_texture=self._looks_for_texture
+        )
         page = finish(page)
         verdict = judge(source.color, page.color, page.borders, raw=raw, bounds=self._bounds)
         return page, verdict
@@ -60,12 +65,19 @@ class QualityGate:
             verdict: on the page.
             is_kept: whether the answers of a service that is billed by call are kept, so that nothing is asked again.
         """
-        if not self._repeats or not verdict.is_suspect:
+        if not self._repeats or not verdict.is_suspect or verdict.only_invents:
             return False
         if self._is_billed:
             # Without filters, at the cost of no call: whether that helped other pages says nothing.
             return is_kept
         return self._repaired > 0 or self._repeated < HOPELESS_AFTER
+
+    def wants_calmer(self, verdict: Verdict) -> bool:
+        """Return whether a page should be upscaled again by a calmer network.
+
+        It costs little, and it is asked of every such page: whether it helped others says nothing of the next.
+        """
+        return self._repeats and verdict.only_invents
 
     def note_again(self, verdict: Verdict) -> None:
         """Record the verdict of a second attempt."""

@@ -33,6 +33,7 @@ from comic_upscale.library.page_rules import (
     PageRules,
     filter_page,
 )
+from comic_upscale.models.weights import cleans_white
 from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.sizes import Print
 
@@ -199,7 +200,8 @@ class PageSteps:
                 pixels = replace(
                     pixels, notes=(*pixels.notes, f"model: {PurePath(own.model).name}, by a rule")
                 )
-        pixels = prepare(pixels, raw=settings.raw)
+        keeps_white = cleans_white(own.model, own.denoise)
+        pixels = prepare(pixels, raw=settings.raw, keeps_white=keeps_white)
         return Decoded(
             pixels if size.needs_network else shrink(pixels, size.target),
             size,

@@ -1,0 +1,234 @@
+"""A network of the package trained further, with heavy damage: its denoising partner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from training.checkpoint import FineTuning, write_weights
+from training.degrade import Compression, compress, compress_off_grid, spoil
+from training.fine_tune import begin, main, train_step
+from training.network import Chain, activate, activate_on_cpu
+from training.objective import white_areas, white_loss
+from training.patches import Patches, PatchSettings, Source
+from training.validation import tracks, white_by_track
+
+RECIPE = FineTuning(
+    network="fast",
+    damage="heavy",
+    begun_with="",
+    steps=4,
+    batch=2,
+    patch=16,
+    rate=1e-3,
+    white=0.5,
+    drawn=0,
+    lettered=0,
+    shared=True,
+    seed=1,
+)
+
+
+@pytest.fixture(autouse=True)
+def plain_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what a run sets for the whole process."""
+    monkeypatch.setattr(Chain, "precision", Chain.precision)
+    monkeypatch.setattr(Chain, "activate", staticmethod(Chain.activate))
+
+
+def line_on_white(side: int = 96) -> Image.Image:
+    page = np.full((side, side, 3), 255, np.uint8)
+    page[side // 2 : side // 2 + 3] = 20
+    return Image.fromarray(page)
+
+
+def soiled(page: Image.Image) -> float:
+    pixels = np.asarray(page)
+    return float((pixels[pixels > 128] < 255).mean())
+
+
+def test_heavy_damage_is_worse_than_the_usual_and_leaves_some_pages_clean() -> None:
+    page = line_on_white()
+    shares = {}
+    for damage in ("usual", "heavy"):
+        rng = np.random.default_rng(3)
+        spoiled = [spoil(page, rng, damage) for _ in range(150)]  # type: ignore[arg-type]
+        shares[damage] = np.mean([soiled(each) for each in spoiled])
+        assert sum(each is page for each in spoiled) > 10
+        assert all(each.size == page.size for each in spoiled)
+    assert shares["heavy"] > 1.5 * shares["usual"]
+
+
+def test_off_the_grid_the_blocks_begin_elsewhere() -> None:
+    page = line_on_white()
+    how = Compression("jpeg", 20, 0)
+    assert np.array_equal(compress_off_grid(page, how, 0, 0), compress(page, how))
+    for top in (0, 5):
+        levels = np.asarray(compress_off_grid(page, how, 0, top))[:, 0, 0].astype(int)
+        # The dirt fills the blocks of 8 rows that hold the line; the others are flat.
+        first = int(np.flatnonzero(levels != levels[0])[0])
+        assert (first + top) % 8 == 0 and first > 8
+
+
+def test_patches_take_the_damage_that_is_asked_for() -> None:
+    pages = [np.asarray(line_on_white(160))]
+    dirt = {}
+    for damage in ("usual", "heavy"):
+        patches = Patches([Source(pages, 1.0, soft_share=0)], PatchSettings(40, 32, 5, damage), 3)  # type: ignore[arg-type]
+        small = torch.cat([patches[number].small for number in range(3)]).float()
+        dirt[damage] = float(((small > 200) & (small < 255)).float().mean())
+    assert dirt["heavy"] > dirt["usual"]
+
+
+def test_white_counts_where_it_is_white_all_around_and_only_if_it_falls_short() -> None:
+    truth = torch.ones(1, 3, 10, 10)
+    truth[..., 4, :] = 0
+    assert white_areas(truth)[0, 0, :, 0].tolist() == [True] * 3 + [False] * 3 + [True] * 4
+    level = 1 / 255
+    assert float(white_loss(truth + level, truth)) == 0, "overshot white is white"
+    assert float(white_loss(truth - 2 * level, truth)) == pytest.approx(2.5 * level, rel=1e-3)
+    beside = truth.clone()
+    beside[..., 3, :] = 0.5
+    assert float(white_loss(beside + level, truth)) == 0, "not beside a line"
+    assert float(white_loss(truth, torch.zeros_like(truth))) == 0, "no white at all"
+
+
+def test_the_share_of_pure_white_is_followed() -> None:
+    page = np.asarray(line_on_white(300))
+    given = tracks([page], (10, 90))
+    assert set(given) == {
+        f"x{factor} {what}" for factor in ("2", "2.5") for what in ("clean", "jpeg10", "jpeg90")
+    }
+    enlarging = torch.nn.Upsample(scale_factor=3, mode="nearest")
+    shares = white_by_track(enlarging, given, torch.device("cpu"))
+    assert shares["x2.5 jpeg10"] < shares["x2.5 jpeg90"] <= 1
+
+
+@pytest.mark.parametrize("one_slope", [True, False])
+def test_the_activation_for_a_cpu_is_the_same(one_slope: bool) -> None:
+    torch.manual_seed(1)
+    made, shortcut = torch.randn(2, 6, 5, 5), torch.randn(2, 6, 5, 5)
+    bias, slope = torch.randn(6), torch.full((6,), 0.2)
+    if not one_slope:
+        slope = torch.rand(6, requires_grad=True)
+    for beside in (None, shortcut):
+        assert torch.allclose(
+            activate_on_cpu(made, bias, slope, beside), activate(made, bias, slope, beside), atol=1e-6
+        )
+
+
+def weights_folder(folder: Path) -> Path:
+    """Write tiny networks as if they were those of the package."""
+    torch.manual_seed(4)
+    chain = Chain(8, 2, (2, 3), one_slope=True)
+    folder.mkdir()
+    for factor in (2, 3):
+        write_weights(folder / f"comic-fast-x{factor}.safetensors", chain.plain(factor), {})
+    return folder
+
+
+def test_a_step_trains_both_heads_from_the_weights_that_it_begins_with(tmp_path: Path) -> None:
+    folder = weights_folder(tmp_path / "begin")
+    weights = {factor: load_file(folder / f"comic-fast-x{factor}.safetensors") for factor in (2, 3)}
+    progress = begin(RECIPE, weights)
+    network = progress.network
+    assert isinstance(network, Chain)
+    for factor in (2, 3):
+        for name, value in network.plain(factor).items():
+            torch.testing.assert_close(value, weights[factor][name])
+    patches = Patches([Source([np.asarray(line_on_white(160))], 1.0)], PatchSettings(2, 16, 1, "heavy"), 12)
+    factors = {patches[number].truth.shape[-1] for number in range(12)}
+    assert {32, 40} <= factors, "both heads had a turn"
+    for number in range(12):
+        train_step(RECIPE, progress, patches[number])
+    for factor in (2, 3):
+        assert not torch.equal(network.plain(factor)["body.6.weight"], weights[factor]["body.6.weight"])
+    assert torch.equal(network.plain(2)["body.1.weight"], weights[2]["body.1.weight"]), "the one slope stays"
+
+
+def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    (shared / "dev").mkdir(parents=True)
+    entries = [("free.png", "CC0 1.0"), ("alike.png", "CC BY-SA 4.0")]
+    for name, _ in entries:
+        line_on_white(260).save(shared / "dev" / name)
+    (shared / "dev.json").write_text(
+        json.dumps([{"file": name, "licence": licence} for name, licence in entries])
+    )
+    begin_with = weights_folder(tmp_path / "begin")
+
+    def run(steps: int) -> None:
+        main(
+            out=tmp_path / "out",
+            network="fast",
+            begin_with=begin_with,
+            damage="heavy",
+            drawings=None,
+            shared=shared,
+            minutes=5,
+            validate_every=2,
+            watch=1,
+            workers=0,
+            steps=steps,
+            batch=2,
+            patch=16,
+            rate=1e-3,
+            white=0.5,
+            reach=0.5,
+            drawn=0,
+            lettered=0,
+            seed=1,
+        )
+
+    run(2)
+    run(4)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4]
+    assert set(lines[0]["psnr"]) == {
+        f"x{factor} {what}" for factor in ("2", "2.5") for what in ("clean", "jpeg30", "jpeg50", "jpeg75")
+    }
+    for factor in (2, 3):
+        partner = load_file(tmp_path / "out" / f"comic-fast-x{factor}-dn.safetensors")
+        base = load_file(begin_with / f"comic-fast-x{factor}.safetensors")
+        assert {name: value.shape for name, value in partner.items()} == {
+            name: value.shape for name, value in base.items()
+        }
+        assert all(value.dtype == torch.float16 for value in partner.values())
+    # Half of the way is written, and the checkpoint has the whole.
+    state = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)
+    trained, begun = (
+        state["average"]["module.heads.2.bias"],
+        load_file(begin_with / "comic-fast-x2.safetensors"),
+    )
+    written = load_file(tmp_path / "out" / "comic-fast-x2-dn.safetensors")
+    halfway = begun["body.6.bias"].lerp(trained, 0.5)
+    if lines[-1]["mean"] >= lines[-2]["mean"]:
+        torch.testing.assert_close(written["body.6.bias"].float(), halfway, atol=1e-4, rtol=1e-2)
+    with pytest.raises(SystemExit, match="made with another recipe"):
+        main(
+            out=tmp_path / "out",
+            network="fast",
+            begin_with=begin_with,
+            damage="usual",
+            drawings=None,
+            shared=shared,
+            minutes=5,
+            validate_every=2,
+            watch=1,
+            workers=0,
+            steps=4,
+            batch=2,
+            patch=16,
+            rate=1e-3,
+            white=0.5,
+            reach=0.5,
+            drawn=0,
+            lettered=0,
+            seed=1,
+        )

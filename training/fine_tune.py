@@ -1,0 +1,227 @@
+"""Train a network of the package further, on a CPU: ``python -m training.fine_tune --network fast --out FOLDER``.
+
+By default the inputs have heavy damage, which makes the network's denoising partner: the same network, begun with
+the shipped weights, that removes the dirt of JPEG. The program mixes the weights of both (``--denoise``). Both heads
+are trained at once. Stop it at any time, or give it ``--minutes``: the same command continues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from safetensors.torch import load_file
+
+from training.checkpoint import FineTuning, ForeignCheckpointError, Progress, resume, save, write_weights
+from training.degrade import Damage
+from training.ground_truth import draw_lettering, draw_pages, read_pages, validation_paths
+from training.network import Chain, activate_on_cpu
+from training.objective import patch_loss, white_loss
+from training.on_gpu import BEST, FACTORS, FAST, AtFactor, gather_sources
+from training.patches import SHRINKS, Batch, Patches, PatchSettings, as_pixels, batches
+from training.train import follow, has_bfloat16, learning_rate
+from training.validation import Tracks, psnr_by_track, tracks, white_by_track
+
+_PLANS = {"fast": FAST, "best": BEST}
+_PARTNER = "dn"
+"""What the names of the files of denoising partners end in."""
+_SAVE_SECONDS = 120.0
+_QUALITIES = (30, 50, 75)
+"""Of the JPEG tracks that decide which weights are kept."""
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, log and weights.")],
+    network: Annotated[Literal["fast", "best"], typer.Option(help="The network to train further.")] = "fast",
+    begin_with: Annotated[Path, typer.Option(help="Folder with comic-fast-x2.safetensors and so on.")] = Path(
+        "weights"
+    ),
+    damage: Annotated[
+        Damage,
+        typer.Option(
+            help="heavy: JPEG of quality 10 to 75, for a denoising partner. usual: as for the network itself."
+        ),
+    ] = "heavy",
+    drawings: Annotated[
+        Path | None, typer.Option(help="Folder for the drawn pages; OUT/drawn by default.")
+    ] = None,
+    shared: Annotated[Path, typer.Option(help="Folder with dev.json and dev/.")] = Path("../shared/comics"),
+    minutes: Annotated[float, typer.Option(help="Stop after so many, to be continued.")] = math.inf,
+    validate_every: Annotated[int, typer.Option(help="Steps between two validations.")] = 500,
+    watch: Annotated[int, typer.Option(help="Validate on every so many pages.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 1,
+    steps: int = 6000,
+    batch: int = 16,
+    patch: int = 64,
+    rate: float = 3e-4,
+    white: Annotated[float, typer.Option(help="Weight of the loss of white areas.")] = 0.5,
+    reach: Annotated[
+        float,
+        typer.Option(help="Share of the way from the shipped weights to the trained ones that is written."),
+    ] = 0.33,
+    drawn: Annotated[int, typer.Option(help="Pages to draw first, if the folder has fewer.")] = 220,
+    lettered: Annotated[int, typer.Option(help="Pages of lettering to draw first.")] = 90,
+    seed: int = 21,
+) -> None:
+    """Train a network of the package further, or go on where the last stretch stopped."""
+    started = time.monotonic()
+    paths = {factor: begin_with / f"comic-{network}-x{factor}.safetensors" for factor in FACTORS}
+    recipe = FineTuning(
+        network=network,
+        damage=damage,
+        begun_with=hashlib.sha256(b"".join(path.read_bytes() for path in paths.values())).hexdigest(),
+        steps=steps,
+        batch=batch,
+        patch=patch,
+        rate=rate,
+        white=white,
+        drawn=drawn,
+        lettered=lettered,
+        shared=(shared / "dev.json").is_file(),
+        seed=seed,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    progress = begin(recipe, {factor: load_file(path) for factor, path in paths.items()})
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.is_file():
+        try:
+            resume(checkpoint, recipe, progress, torch.device("cpu"))
+        except ForeignCheckpointError as error:
+            raise SystemExit(f"error: {error}") from None
+        print(f"continuing at step {progress.step}", flush=True)
+    folder = drawings or out / "drawn"
+    draw_lettering(folder, lettered, seed=seed * 1_000_000, processes=2)
+    draw_pages(folder, drawn, seed=seed * 1_000_000, processes=2)
+    smallest_side = math.ceil(patch * max(factor for factor, _ in SHRINKS))
+    given = Patches(
+        gather_sources(folder, shared, None, smallest_side=smallest_side),
+        PatchSettings(batch, patch, seed, damage),
+        steps,
+        progress.step,
+    )
+    pages = validation_paths(shared)[::watch] if recipe.shared else []
+    shipped = {factor: load_file(path) for factor, path in paths.items()}
+    run = _Run(recipe, out, tracks(read_pages(pages), _QUALITIES), shipped, reach)
+    run.stretch(progress, given, started + minutes * 60, validate_every, workers)
+
+
+def begin(recipe: FineTuning, weights: Mapping[int, Mapping[str, torch.Tensor]]) -> Progress:
+    """Return a network with these weights and what trains it.
+
+    Args:
+        recipe: of the run.
+        weights: of the plain network, by the factor of its head.
+    """
+    torch.manual_seed(recipe.seed)
+    if has_bfloat16(torch.device("cpu")):
+        Chain.precision = torch.bfloat16
+    Chain.activate = staticmethod(activate_on_cpu)
+    first = weights[FACTORS[0]]
+    convolutions = sum(name.endswith(".bias") for name in first) - 2
+    one_slope = _PLANS[recipe.network].one_slope
+    network = Chain(len(first["body.0.bias"]), convolutions, FACTORS, one_slope=one_slope)
+    network.load_plain(weights)
+    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=follow)
+    trained = [values for values in network.parameters() if values.requires_grad]
+    return Progress(network, average, torch.optim.Adam(trained, recipe.rate, betas=(0.9, 0.99)))
+
+
+def train_step(recipe: FineTuning, progress: Progress, batch: Batch) -> float:
+    """Do one step; return its loss."""
+    for group in progress.optimizer.param_groups:
+        group["lr"] = learning_rate(recipe, progress.step)
+    small = as_pixels(batch.small).contiguous(memory_format=torch.channels_last)
+    truth = as_pixels(batch.truth)
+    made = progress.network(small, 2 if truth.shape[-1] <= 2 * small.shape[-1] else 3)
+    value = patch_loss(made, truth) + recipe.white * white_loss(made, truth)
+    progress.optimizer.zero_grad()
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(progress.network.parameters(), 1.0)
+    progress.optimizer.step()
+    progress.average.update_parameters(progress.network)
+    progress.step += 1
+    return float(value.detach())
+
+
+@dataclass(slots=True)
+class _Run:
+    """A stretch of training, and what it leaves in its folder."""
+
+    recipe: FineTuning
+    out: Path
+    watched: Tracks
+    shipped: Mapping[int, Mapping[str, torch.Tensor]]
+    """The weights that training began with, by the factor of the head."""
+    reach: float
+    """Share of the way from these to the trained weights that is written."""
+
+    def stretch(
+        self, progress: Progress, given: Patches, deadline: float, validate_every: int, workers: int
+    ) -> None:
+        """Train until the recipe's steps are done or the deadline (of the monotonic clock) has come."""
+        losses: list[float] = []
+        saved = begun = time.monotonic()
+        before = progress.seconds
+        if not progress.step:
+            self._validate(progress, losses)
+        for batch in batches(given, workers=workers):
+            losses.append(train_step(self.recipe, progress, batch))
+            now = time.monotonic()
+            progress.seconds = before + now - begun
+            last = progress.step == self.recipe.steps or now > deadline
+            if progress.step % validate_every == 0 or last:
+                self._validate(progress, losses)
+                losses.clear()
+            if now - saved > _SAVE_SECONDS or last:
+                save(self.out / "checkpoint.pt", self.recipe, progress)
+                saved = now
+            if last:
+                return
+
+    def _validate(self, progress: Progress, losses: list[float]) -> None:
+        """Log the scores of the running mean, and keep its weights if they are the best so far."""
+        average = progress.average.module
+        scores = psnr_by_track(AtFactor(average), self.watched, torch.device("cpu"))
+        white = white_by_track(AtFactor(average), self.watched, torch.device("cpu"))
+        on_jpeg = [score for track, score in scores.items() if "jpeg" in track]
+        line = {
+            "step": progress.step,
+            "seconds": round(progress.seconds, 1),
+            "loss": round(sum(losses) / max(1, len(losses)), 5),
+            "mean": round(sum(on_jpeg) / max(1, len(on_jpeg)), 4),
+            "psnr": {track: round(score, 3) for track, score in scores.items()},
+            "white": {track: round(share, 4) for track, share in white.items()},
+        }
+        log = self.out / "log.jsonl"
+        earlier = (
+            [json.loads(text)["mean"] for text in log.read_text("utf-8").splitlines()]
+            if log.is_file()
+            else []
+        )
+        with log.open("a", encoding="utf-8") as opened:
+            opened.write(json.dumps(line) + "\n")
+        told = "  ".join(f"{track} {score:.2f} ({white[track]:.1%})" for track, score in scores.items())
+        print(f"step {line['step']}  {line['seconds']:.0f} s  loss {line['loss']:.4f}  {told}", flush=True)
+        if progress.step and (not earlier or line["mean"] >= max(earlier)):
+            what = f"-{_PARTNER}" if self.recipe.damage == "heavy" else ""
+            for factor in FACTORS:
+                path = self.out / f"comic-{self.recipe.network}-x{factor}{what}.safetensors"
+                recipe = json.dumps({**asdict(self.recipe), "step": progress.step})
+                # The networks of the package are stored in half precision, which changes no pixel by a level.
+                halves = {
+                    name: self.shipped[factor][name].float().lerp(values, self.reach).half()
+                    for name, values in average.plain(factor).items()
+                }
+                write_weights(path, halves, {"recipe": recipe})
+
+
+if __name__ == "__main__":
+    typer.run(main)
