@@ -1,10 +1,12 @@
 """What one thread spends on a page beside the network: decoding and preparing it, finishing, judging, encoding it.
 
-Usage: python -m benchmarks.host_work [--pages 12] [--rounds 1] [--json FILE]
+Usage: python -m benchmarks.host_work [--pages 12] [--rounds 1] [--json FILE] [--parts]
 
 Processor time of the thread, not the clock: that a machine has other work to do does not change it. The pages
 are those of ``whole_run.py``, 512 x 768 of real pages, brought to 2.5x by Lanczos. The results stand in
 ``comic_upscale/costs/rates.toml`` and in the formats' descriptors as the rate of a core that was not measured itself.
+
+``--parts`` lists the milliseconds of each step of a page that is written as PNG, in place of the other report.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -27,12 +29,18 @@ from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE, cut_pages
 from comic_upscale.engines.pages import prepare
 from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.gate.verdict import judge, measure_raw_output
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode
+from comic_upscale.imaging.faint_lines import restore_faint_lines
+from comic_upscale.imaging.flat_areas import restore_solid
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
+from comic_upscale.imaging.tone import restore_tone
 from comic_upscale.settings.job import FormatName
+
+Result = TypeVar("Result")
 
 
 def main() -> None:
@@ -41,11 +49,13 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=1, help="a page counts by its quickest")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--parts", action="store_true", help="the steps of a page that is written as PNG")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = [path.read_bytes() for path in cut_pages(Path(folder) / "pages", options.pages)]
     what = {"pages": options.pages, "rounds": options.rounds, "page": "512x768 to 1280x1920"}
-    report = {**facts(1), **what, **measure(files, options.rounds)}
+    found = measure_parts(files, options.rounds) if options.parts else measure(files, options.rounds)
+    report = {**facts(1), **what, **found}
     print(json.dumps(report, indent=2))
     if options.json:
         write_report(report, options.json)
@@ -95,6 +105,46 @@ def measure(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
         "decode_seconds_a_megapixel": round(sum(reading) / inputs, 4),
         "encode": encoding,
     }
+
+
+def measure_parts(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
+    """Return the milliseconds of each step, the mean and the median over the pages; each by its quickest round."""
+    spent: dict[str, list[float]] = {}
+    for data in files:
+        found = [parts_of_page(data) for _ in range(rounds)]
+        for step in found[0]:
+            spent.setdefault(step, []).append(1000 * min(each[step] for each in found))
+        spent.setdefault("sum", []).append(1000 * min(sum(each.values()) for each in found))
+    return {
+        "milliseconds_a_page": {
+            step: {"mean": round(statistics.fmean(each), 2), "median": round(statistics.median(each), 2)}
+            for step, each in spent.items()
+        }
+    }
+
+
+def parts_of_page(data: bytes) -> dict[str, float]:
+    """Return the seconds of each step of one page, in the order of a run."""
+    spent: dict[str, float] = {}
+
+    def timed(step: str, work: Callable[[], Result]) -> Result:
+        start = time.thread_time()
+        result = work()
+        spent[step] = time.thread_time() - start
+        return result
+
+    decoded = timed("decode", lambda: decode(data, max_pixels=10**9))
+    source = timed("prepare", lambda: prepare(decoded))
+    page = enlarged(source)
+    raw = timed("gate: raw output", lambda: measure_raw_output(source.color, page.color))
+    page = timed("correct faint lines", lambda: restore_faint_lines(page))
+    page = timed("correct tone", lambda: restore_tone(page))
+    page = timed("correct solid areas", lambda: restore_solid(page))
+    timed("gate: finished page", lambda: judge(source.color, page.color, raw=raw))
+    written = timed("encode", lambda: encode(page, format="png"))
+    timed("check", lambda: check_encoded(written, (page.width, page.height)))
+    timed("hash", lambda: hashlib.sha256(written))
+    return spent
 
 
 def seconds(work: Callable[[], object]) -> float:

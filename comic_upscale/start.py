@@ -12,6 +12,8 @@ import sys
 import threading
 from types import FrameType
 
+from comic_upscale.engines.telemetry import report_to_nobody
+
 _SECONDS_TO_CLEAN_UP = 5.0
 """After a signal, temporary files are removed and the terminal is restored. Then the process ends in any case."""
 
@@ -61,15 +63,6 @@ def use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     except OSError:
         return
-
-
-def report_to_nobody() -> None:
-    """Keep libraries from reporting what this machine does to their makers, unless the user has said otherwise.
-
-    onnxruntime does so from its import on, and since 1.29 on Linux, too. diffusers imports it where it is installed.
-    """
-    for name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
-        os.environ.setdefault(name, "1")
 
 
 def _end(number: int, frame: FrameType | None) -> None:

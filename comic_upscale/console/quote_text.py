@@ -92,11 +92,21 @@ def summary_lines(quotes: Sequence[Quote], budget: float | None) -> list[str]:
         seller = quote.seller or "this machine"
         lines.append(f"{name:20.20} {_time(quote.seconds.likely):>9} {likely:>8} {around:>14}  {seller:.24}")
     lines += ["", *_recommendation(list(rows.values()))]
+    lines += _link_line(quotes)
     over = [name for name, quote in rows.items() if budget is not None and quote.is_over(budget)]
     if over and budget is not None:
         lines += textwrap.wrap(f"over the budget of {money(budget)}: {', '.join(over)}", 80)
     lines += ["-v shows each offer with its parts and sources, --gpu NAME those of one GPU"]
     return [printable(line) for line in lines]
+
+
+def _link_line(quotes: Sequence[Quote]) -> list[str]:
+    """Return the speed of the connection to rented machines, which often decides the time; empty without any."""
+    rented = next((quote for quote in quotes if quote.seller), None)
+    if rented is None:
+        return []
+    speed, _, _ = rented.parts["download"].source.partition(";")
+    return [f"upload, download: {speed}"]
 
 
 def _recommendation(quotes: Sequence[Quote]) -> list[str]:

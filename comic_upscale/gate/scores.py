@@ -12,7 +12,6 @@ measured twice: as the raw output of the engine (`RawOutput`), and as it is writ
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from comic_upscale.gate.block_means import block_means
 from comic_upscale.gate.seams import worst_seam, worst_step
 from comic_upscale.gate.texture import NO_ISLANDS, Islands, find_islands
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
@@ -65,6 +65,7 @@ _FEWEST_CALM = 200
 """With fewer shrunk pixels that are neither drawing nor paper, their tone is not scored."""
 
 Floats = NDArray[np.float32]
+Marks = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,9 @@ def compare(
     difference = after - before
     mean_square = float(np.vdot(difference, difference)) / difference.size
     deviation = float(before.std())
-    brightness, tint = _moves(small_source, small, before)
+    ink = _Ink.of(before)
+    moved = _subtract(small, small_source)
+    brightness, tint = _moves(moved, ink)
     squares = _Squares.of(before, after)
     borders_there = _borders_at(borders, larger.shape, before.shape)
     tiles = _tiles(borders_there, before.shape)
@@ -177,11 +180,12 @@ def compare(
     step = worst_step(difference, borders_there)
     islands = NO_ISLANDS if raw is None else raw.islands
     if raw is None:
-        raw_small, raw_luma = small, after
+        raw_moved, raw_luma = moved, after
     else:
-        raw_small, raw_luma = raw.small, _luma(raw.small)
+        raw_moved, raw_luma = _subtract(raw.small, small_source), _luma(raw.small)
         seam = max(seam, raw.seam)
         step = max(step, worst_step(raw_luma - before, borders_there))
+    white, black = _find_solid(before, 255), _find_solid(before, 0)
     return Scores(
         psnr=99.0 if mean_square < 1e-5 else float(10 * np.log10(255**2 / mean_square)),
         ssim=squares.similarity(),
@@ -189,18 +193,18 @@ def compare(
         brightness=brightness,
         tint=tint,
         shift=_shift(before, difference) * ratio,
-        white_drift=_drift(before, after, 255),
-        black_drift=_drift(before, after, 0),
+        white_drift=_drift(white, after, 255),
+        black_drift=_drift(black, after, 0),
         chroma=_chroma(small_source, small),
         tile_shift=max((_shift(before[tile], difference[tile]) * ratio for tile in tiles), default=0.0),
         seam=seam,
         contrast=float(after.std()) / deviation if deviation >= 1 else 1.0,
         contrast_levels=deviation,
         tile_step=step,
-        raw_tint=_moves(small_source, raw_small, before)[1],
-        raw_tone=_tone(small_source, raw_small, before, source),
-        raw_white=_drift(before, raw_luma, 255),
-        raw_black=_drift(before, raw_luma, 0),
+        raw_tint=_moves(raw_moved, ink)[1],
+        raw_tone=_tone(raw_moved, before, source),
+        raw_white=_drift(white, raw_luma, 255),
+        raw_black=_drift(black, raw_luma, 0),
         invented=islands.blocks,
         invented_group=islands.largest,
     )
@@ -263,22 +267,23 @@ def _shrink(pixels: UInt8Array, grid: _Grid) -> UInt8Array:
     """Return the used part of a page, from its upper left corner, at the size of the grid."""
     size = grid.size
     width, height = pixels.shape[1] * grid.used[0], pixels.shape[0] * grid.used[1]
-    # For a whole number, a plain mean is enough. Otherwise a mean may do only a part of the reduction: the filter sees
-    # its blocks in place of pixels, and too large blocks would take contrast from the page, but not from its source.
-    gap, margin = (1.0, 0) if grid.is_whole else (_GAP, _FILTER_REACH)
+    if grid.is_whole:
+        return block_means(pixels, size, (round(width / size[0]), round(height / size[1])))
+    # A plain mean may do only a part of the reduction: the filter sees its blocks in place of pixels, and too large
+    # blocks would take contrast from the page, but not from its source.
     # Pillow copies its input, so a large page is processed in groups of rows.
     rows = size[1] if pixels.size <= _AT_ONCE else max(1, size[1] * _AT_ONCE // (8 * pixels.size))
     ratio = height / size[1]
     small = []
     for first in range(0, size[1], rows):
         last = min(first + rows, size[1])
-        above = max(0, math.floor(ratio * (first - margin) + 1e-6))
-        part = pixels[above : math.ceil(ratio * (last + margin) - 1e-6)]
+        above = max(0, math.floor(ratio * (first - _FILTER_REACH) + 1e-6))
+        part = pixels[above : math.ceil(ratio * (last + _FILTER_REACH) - 1e-6)]
         image = Image.fromarray(np.ascontiguousarray(part[:, :, 0] if part.shape[2] == 1 else part))
         box = (0.0, ratio * first - above, width, min(ratio * last - above, float(part.shape[0])))
         small.append(
             np.asarray(
-                image.resize((size[0], last - first), Image.Resampling.HAMMING, box=box, reducing_gap=gap)
+                image.resize((size[0], last - first), Image.Resampling.HAMMING, box=box, reducing_gap=_GAP)
             )
         )
     return np.concatenate(small).reshape(size[1], size[0], -1)
@@ -331,29 +336,56 @@ class _Squares:
 
 def _means_of_squares(plane: Floats) -> Floats:
     """Return means over squares. Rows are summed first, because NumPy adds many of them at a time."""
+    sums = _sum_squares(_sum_squares(plane).T).T
     height, width = plane.shape
-    rows, columns = max(1, height // _SQUARE), max(1, width // _SQUARE)
-    starts_down, starts_right = np.arange(rows) * _SQUARE, np.arange(columns) * _SQUARE
-    sums: Floats = np.add.reduceat(np.add.reduceat(plane, starts_down, axis=0), starts_right, axis=1)
-    heights = np.diff(starts_down, append=height).astype(np.float32)
-    widths = np.diff(starts_right, append=width).astype(np.float32)
-    sums /= heights[:, None] * widths
+    heights, widths = (_lengths(length).astype(np.float32) for length in (height, width))
+    return sums / (heights[:, None] * widths)
+
+
+def _sum_squares(plane: Floats) -> Floats:
+    """Sum the rows of each square."""
+    count = max(1, len(plane) // _SQUARE)
+    sums: Floats = plane[: count * _SQUARE].reshape(count, -1, plane.shape[1]).sum(axis=1)
+    sums[-1] += plane[count * _SQUARE :].sum(axis=0)
     return sums
 
 
-def _moves(source: UInt8Array, small: UInt8Array, luma: Floats) -> tuple[float, float]:
+def _lengths(length: int) -> NDArray[np.intp]:
+    """Return the side of each square along an axis of this length."""
+    starts = np.arange(max(1, length // _SQUARE)) * _SQUARE
+    return np.diff(starts, append=length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ink:
+    """The pixels of a shrunk source that are not paper."""
+
+    share: float
+    weights: Floats
+    """Two rows: the weight of each pixel in the mean over the page, and in that over the ink."""
+
+    @classmethod
+    def of(cls, luma: Floats) -> _Ink:
+        """Find the ink of a shrunk source."""
+        ink = (luma < _INK).reshape(-1).astype(np.float32)
+        everywhere = np.full(len(ink), 1 / len(ink), np.float32)
+        return cls(float(ink.mean()), np.stack((everywhere, ink / max(1.0, float(ink.sum())))))
+
+
+def _subtract(small: UInt8Array, source: UInt8Array) -> Floats:
+    """Return by how many levels each pixel of a shrunk page differs from its source: pixels x channels."""
+    return np.subtract(small, source, dtype=np.float32).reshape(-1, source.shape[2])
+
+
+def _moves(difference: Floats, ink: _Ink) -> tuple[float, float]:
     """Return the change in brightness of the whole page, and the spread of its channels, levels."""
-    channels = source.shape[2]
-    difference = np.subtract(small, source, dtype=np.float32).reshape(-1, channels)
-    ink = (luma < _INK).reshape(-1).astype(np.float32)
-    everywhere = np.full(len(difference), 1 / len(difference), np.float32)
     # One product for both means. NumPy's mean over samples with a stride of three takes ten times as long.
-    whole, inked = np.stack((everywhere, ink / max(1.0, float(ink.sum())))) @ difference
-    apart = [whole] if ink.mean() < _LEAST_INK else [whole, inked]
+    whole, inked = ink.weights @ difference
+    apart = [whole] if ink.share < _LEAST_INK else [whole, inked]
     return abs(float(whole.mean())), max(float(np.abs(each - each.mean()).max()) for each in apart)
 
 
-def _tone(source: UInt8Array, small: UInt8Array, luma: Floats, unshrunk: UInt8Array) -> float:
+def _tone(difference: Floats, luma: Floats, unshrunk: UInt8Array) -> float:
     """Return the largest mean difference of a channel, over areas that are neither paper nor drawing."""
     levels = luma.astype(np.uint8)
     lowest, highest = levels.copy(), levels.copy()
@@ -364,23 +396,27 @@ def _tone(source: UInt8Array, small: UInt8Array, luma: Floats, unshrunk: UInt8Ar
     count = np.count_nonzero(calm)
     if count < _FEWEST_CALM:
         return 0.0
-    difference = np.subtract(small, source, dtype=np.float32).reshape(-1, source.shape[2])
     # One product for the sums. NumPy's sums over samples with a stride of three take ten times as long.
     return float(np.abs(calm.reshape(-1).astype(np.float32) @ difference).max()) / count
 
 
 def _grain(source: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
     """Return the spread of the four source pixels of each shrunk pixel. It shows dots that shrinking made flat."""
-    channel = source[:, :, source.shape[2] // 2]
+    height, width, channels = source.shape
+    if min(height, width) < PART:
+        return np.zeros(shape, np.uint8)
     rows, columns = (
         np.arange(short) * (_multiple(long, PART) // PART) // short * PART
         for short, long in zip(shape, source.shape, strict=False)
     )
-    if min(source.shape[:2]) < PART:
-        return np.zeros(shape, np.uint8)
-    corners = [channel[rows + down][:, columns + right] for down in (0, 1) for right in (0, 1)]
-    highest, lowest = (functools.reduce(choose, corners) for choose in (np.maximum, np.minimum))
-    return highest - lowest
+    # Rows first and with all channels: samples that follow each other are compared many at a time.
+    samples = source.reshape(height, -1)
+    upper, lower = samples[rows], samples[rows + 1]
+    middle = columns * channels + channels // 2
+    highest, lowest = np.maximum(upper, lower), np.minimum(upper, lower)
+    grain: UInt8Array = np.maximum(highest.take(middle, axis=1), highest.take(middle + channels, axis=1))
+    grain -= np.minimum(lowest.take(middle, axis=1), lowest.take(middle + channels, axis=1))
+    return grain
 
 
 def _among_neighbours(choose: np.ufunc, plane: UInt8Array, axis: int) -> None:
@@ -408,23 +444,30 @@ def _shift(before: Floats, difference: Floats) -> float:
     return float(np.linalg.norm(np.linalg.solve(products, -toward)))
 
 
-def _drift(before: Floats, after: Floats, level: int) -> float:
-    solid = before == level
+def _find_solid(luma: Floats, level: int) -> Marks | None:
+    """Return the pixels of a shrunk source that have this level, as all around them do; None for too few."""
+    solid = luma == level
     # Most pages have hardly any pure black. Then its surroundings need no check.
     if np.count_nonzero(solid) < _FEWEST_SOLID:
-        return 0.0
-    solid = _erode(_erode(solid).T).T
-    if np.count_nonzero(solid) < _FEWEST_SOLID:
-        return 0.0
-    return abs(float(after[solid].mean()) - level)
+        return None
+    solid = _erode(solid)
+    return solid if np.count_nonzero(solid) >= _FEWEST_SOLID else None
 
 
-def _erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the pixels whose `_REACH` neighbours above and below are also set. Beyond the page, pixels count as set."""
+def _drift(solid: Marks | None, after: Floats, level: int) -> float:
+    return 0.0 if solid is None else abs(float(after[solid].mean()) - level)
+
+
+def _erode(mask: Marks) -> Marks:
+    """Keep the pixels whose neighbours within `_REACH` are also set. Beyond the page, pixels count as set."""
     kept = mask.copy()
     for step in range(1, _REACH + 1):
         kept[:-step] &= mask[step:]
         kept[step:] &= mask[:-step]
+    mask, kept = kept, kept.copy()
+    for step in range(1, _REACH + 1):
+        kept[:, :-step] &= mask[:, step:]
+        kept[:, step:] &= mask[:, :-step]
     return kept
 
 

@@ -219,7 +219,7 @@ def restore_faint_lines(page: Pixels) -> Pixels:
     lines = page.faint
     if lines is None:
         return page
-    color = page.color if page.color.flags.writeable else page.color.copy()
+    color = np.require(page.color, requirements=["C", "W"])
     height, width = lines.shape
     for start in range(0, height, _ROWS):
         first, last = np.searchsorted(lines.places, [start * width, (start + _ROWS) * width])

@@ -17,7 +17,7 @@ REACH = 2
 """The source pixels on all sides that must be solid too: closer to ink, the network draws the edge."""
 
 _BLACK, _WHITE, _CLEAR, _OPAQUE = 1, 2, 4, 8
-_ROWS = 256
+_ROWS = 64
 
 
 def solid_map(
@@ -48,7 +48,7 @@ def restore_solid(page: Pixels) -> Pixels:
     """Set the pixels that the page's map marks to pure white or black, or to fully transparent or opaque.
 
     Args:
-        page: upscaled, with the map of its source. Writable arrays are changed in place.
+        page: upscaled, with the map of its source. Writable, contiguous arrays are changed in place.
     """
     solid = page.solid
     if solid is None:
@@ -75,12 +75,13 @@ def _put_back(samples: SampleArray, solid: UInt8Array, lowest: int, highest: int
         places = rows[start : start + _ROWS]
         # Widened first, while there are fewer rows.
         marks = solid[places[0] : places[-1] + 1]
-        again = places - places[0]
         for mark, change, neutral, value in ((highest, np.maximum, 0, top), (lowest, np.minimum, top, 0)):
             marked = marks & mark
             if marked.any():
                 bound = np.where(marked, value, neutral).astype(samples.dtype)
-                change(strip, bound[:, columns][again], out=strip)
+                # The indices are within bounds. "clip" saves NumPy the check of each.
+                wide = bound.take(columns, axis=1, mode="clip")
+                change(strip, wide.take(places - places[0], axis=0, mode="clip"), out=strip)
 
 
 def _source_indices(source: int, target: int) -> NDArray[np.intp]:
@@ -104,4 +105,5 @@ def _erode(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _make_writable(samples: SampleArray) -> SampleArray:
-    return samples if samples.flags.writeable else samples.copy()
+    """Return samples that can be changed, in an order in which reshaping makes no copy."""
+    return np.require(samples, requirements=["C", "W"])

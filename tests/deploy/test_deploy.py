@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -157,7 +158,8 @@ def test_manifests_have_the_schema_of_kubernetes(path: Path) -> None:
         validate.validate(document, validate.latest_version(), strict=True)
 
 
-def test_the_cluster_of_ray_has_its_schema_and_starts_commands_that_exist() -> None:
+def _ray_cluster(name: str) -> dict[str, Any]:
+    """Return the description of a cluster, after Ray's own schema has accepted it."""
     jsonschema = pytest.importorskip("jsonschema", reason="pip install 'ray' brings it")
     spec = importlib.util.find_spec("ray")
     if spec is None or spec.origin is None:
@@ -165,11 +167,34 @@ def test_the_cluster_of_ray_has_its_schema_and_starts_commands_that_exist() -> N
     schema = json.loads(
         (Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text(encoding="utf-8")
     )
-    content = yaml.safe_load((DEPLOY / "ray" / "cluster.yaml").read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load((DEPLOY / "ray" / name).read_text(encoding="utf-8"))
     jsonschema.validate(content, schema)
+    return content
+
+
+def test_the_cluster_of_ray_on_aws_has_a_head_and_no_more_machines_than_it_says() -> None:
+    content = _ray_cluster("cluster.yaml")
     types = content["available_node_types"]
     assert content["head_node_type"] in types
     assert all(each.get("max_workers", 0) <= content["max_workers"] for each in types.values())
+
+
+def test_ray_on_own_machines_puts_the_program_where_its_shells_look(tmp_path: Path) -> None:
+    content = _ray_cluster("own-machines.yaml")
+    *_, path = content["setup_commands"]
+    program = tmp_path / "comic-upscale" / "bin" / "ray"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho found\n", encoding="utf-8")
+    program.chmod(0o755)
+    shell = {"HOME": str(tmp_path), "PATH": os.defpath}
+    # A second `ray up` runs it again.
+    for _ in range(2):
+        subprocess.run(["bash", "-c", path], env=shell, check=True)
+    assert (tmp_path / ".bashrc").read_text(encoding="utf-8").count("comic-upscale/bin") == 1
+    found = subprocess.run(
+        ["bash", "-c", ". ~/.bashrc; ray"], env=shell, check=True, capture_output=True, text=True
+    )
+    assert found.stdout == "found\n"
 
 
 def test_the_job_of_kuberay_starts_a_command_that_exists_on_pods_that_hold() -> None:

@@ -464,16 +464,23 @@ def test_the_engine_needs_no_torch(exported: Path, pages: Path, tmp_path: Path) 
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["12", "False"]
 
 
-def test_nothing_is_reported_to_the_maker_of_onnxruntime(exported: Path, pages: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["command", "library"])
+def test_nothing_is_reported_to_the_maker_of_onnxruntime(
+    exported: Path, pages: Path, tmp_path: Path, way: str
+) -> None:
     home = tmp_path / "home"
     home.mkdir()
     # On a machine for tests, onnxruntime reports nothing anyway.
     quiet = ("CI", "ORT_DISABLE_TELEMETRY", "TF_BUILD", "GITHUB_ACTIONS", "ORT_RUNNING_UNIT_TESTS")
     environment = {name: value for name, value in os.environ.items() if name not in quiet}
     environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
-    command = [sys.executable, "-m", "comic_upscale", "run", str(pages), "-o", str(tmp_path / "out")]
-    engine = ["--engine", "onnx", "--model", str(exported), "--device", "cpu"]
-    subprocess.run([*command, *engine], env=environment, check=True, capture_output=True)
+    if way == "command":
+        words = ["-m", "comic_upscale", "run", str(pages), "-o", str(tmp_path / "out")]
+        words += ["--engine", "onnx", "--model", str(exported), "--device", "cpu"]
+    else:
+        load = "from pathlib import Path\nfrom comic_upscale.engines.onnx_network import OnnxNetwork\n"
+        words = ["-c", f"{load}OnnxNetwork(Path({str(exported)!r}), device='cpu', provider=None, threads=1)"]
+    subprocess.run([sys.executable, *words], env=environment, check=True, capture_output=True)
     # What it would report waits in a database there.
     assert not [path for path in home.rglob("*") if "onnxruntime" in path.name]
 

@@ -2,9 +2,9 @@ import io
 from pathlib import Path
 from typing import get_args
 
-import imagecodecs
 import numpy as np
 import pytest
+from isal import isal_zlib
 from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
@@ -166,7 +166,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch, format: FormatName) -> None:
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "save", refuse)
-    monkeypatch.setattr(imagecodecs, "deflate_encode", refuse)
+    monkeypatch.setattr(isal_zlib, "compress", refuse)
     with pytest.raises(PageError) as caught:
         encode(page(), format=format)
     assert caught.value.kind == "out-of-memory"

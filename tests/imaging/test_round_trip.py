@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from comic_upscale.engines.pages import prepare
 from comic_upscale.imaging.codecs import png
-from comic_upscale.imaging.codecs.png import check_png, write_png, write_png_at_once
+from comic_upscale.imaging.codecs.png import _predict, check_png, write_png, write_png_at_once
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode, list_omissions, lossy_quality
 from comic_upscale.imaging.metadata import read_density, sized_exif, upright_exif, with_density
@@ -376,3 +376,14 @@ def test_a_broken_profile_is_noted_and_the_page_goes_on() -> None:
     page = decode(buffer.getvalue(), max_pixels=LIMIT)
     assert page.icc_profile is None
     assert page.notes == ("ICC profile left out: it is broken, the page is RGB",)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 63, 127, 128, 200, 254, 255])
+def test_paeths_prediction_is_that_of_the_standard(left: int) -> None:
+    above, corner = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
+    estimate = left + above - corner
+    to_left, to_above, to_corner = (abs(estimate - each) for each in (left, above, corner))
+    wanted = np.where(to_above <= to_corner, above, corner)
+    wanted = np.where((to_left <= to_above) & (to_left <= to_corner), left, wanted)
+    neighbours = (np.full_like(above, left), above, corner)
+    np.testing.assert_array_equal(_predict(*(each.astype(np.uint8) for each in neighbours)), wanted)

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from comic_upscale.imaging.flat_areas import restore_solid, solid_map
 from comic_upscale.imaging.pixels import Pixels
-from comic_upscale.imaging.tone import ENOUGH, restore_tone, tone_map
+from comic_upscale.imaging.tone import ENOUGH, _add, _average_cells, _interpolate, restore_tone, tone_map
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
@@ -61,3 +63,38 @@ def test_gray_may_become_white_where_white_is_kept() -> None:
     larger = np.full((128, 128, 1), 250, np.uint8)
     source = np.full((64, 64, 1), 255, np.uint8)
     assert (restore_tone(Pixels(larger, tone=tone_map(source), keeps_white=True)).color == 255).all()
+
+
+def test_the_correction_is_that_of_each_sample_alone() -> None:
+    random = np.random.default_rng(4)
+    source = random.integers(0, 256, (100, 140, 3), np.uint8)
+    larger = source.repeat(2, axis=0).repeat(2, axis=1).astype(int)
+    # Cells that move by different amounts beside cells that stay.
+    larger[:, :90] += 9
+    larger[60:90, 200:] -= 2
+    larger = larger.clip(0, 255).astype(np.uint8)
+    difference = tone_map(source) - _average_cells(larger, 4, 5)
+    expected = larger + _spread(difference, larger.shape)
+    changed = larger.copy()
+    _add(changed, difference, keeps_white=False)
+    assert np.array_equal(changed, np.rint(expected.clip(0, 255)))
+    assert (changed != larger).any()
+
+
+def test_a_page_in_another_order_of_memory_is_corrected_too() -> None:
+    source = np.full((64, 64, 3), 255, np.uint8)
+    larger = np.asfortranarray(np.full((160, 160, 3), 250, np.uint8))
+    tone = restore_tone(Pixels(larger, tone=tone_map(source)))
+    assert (tone.color == 255).all()
+    solid = restore_solid(Pixels(larger, solid=solid_map(source)))
+    assert (solid.color == 255).all()
+
+
+def _spread(difference: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Interpolate linearly between the centres of cells, over the whole page at once."""
+    (top, bottom, down), (left, right, across) = (
+        _interpolate(length, cells) for length, cells in zip(shape, difference.shape[:2], strict=False)
+    )
+    wide = difference[:, left] * (1 - across)[:, None] + difference[:, right] * across[:, None]
+    field: NDArray[np.float32] = wide[top] * (1 - down)[:, None, None] + wide[bottom] * down[:, None, None]
+    return field

@@ -30,6 +30,7 @@ from comic_upscale.engines.diffusion.loading import choose_precision, load_pipel
 from comic_upscale.engines.diffusion.noise import NoiseField
 from comic_upscale.engines.feathering import FeatheredPage, Floats, Window, plan_windows
 from comic_upscale.engines.host_resample import to_samples
+from comic_upscale.engines.torch.alone import OCCUPANCY
 from comic_upscale.engines.torch.device_errors import is_too_much, translate_lost_device
 from comic_upscale.engines.torch.engine import open_torch_engine
 from comic_upscale.errors import DeviceError, PageError
@@ -221,7 +222,8 @@ class DiffusionEngine:
             raise DeviceError("the engine was stopped")
         try:
             lost = translate_lost_device(self._info.device)
-            with lost, torch.inference_mode(), noise.used_by(self._pipeline, window):
+            busy = OCCUPANCY.batch_on(self._device)
+            with lost, busy, torch.inference_mode(), noise.used_by(self._pipeline, window):
                 made = self._pipeline(
                     image=image, strength=strength, generator=generator, **more, **self._given
                 ).images[0]

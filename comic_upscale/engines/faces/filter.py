@@ -15,6 +15,7 @@ from PIL import Image
 
 from comic_upscale.engines.faces.alignment import Alignment, cut, paste
 from comic_upscale.engines.faces.detector import FaceDetector
+from comic_upscale.engines.torch.alone import OCCUPANCY
 from comic_upscale.engines.torch.device_errors import is_too_much, translate_lost_device
 from comic_upscale.imaging.gray import eight_bits, is_gray
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
@@ -72,7 +73,7 @@ class FaceFilter:
         reason = why_not(small)
         if reason is None:
             try:
-                with translate_lost_device(self._device):
+                with translate_lost_device(self._device), OCCUPANCY.batch_on(self._device):
                     return self._restore(page, small)
             except (RuntimeError, MemoryError) as error:
                 if not is_too_much(error):

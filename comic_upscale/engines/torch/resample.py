@@ -19,14 +19,26 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
+import numpy as np
 import torch
 
 from comic_upscale.engines.lanczos import Span, dense_weights, input_span
 
-CPU_BLOCK = 16
-"""Output pixels of one block on a CPU: few, so that a block contains few zeros."""
-GPU_BLOCK = 128
-"""Output pixels of one block on a GPU: enough work for a kernel launch."""
+
+@dataclass(frozen=True, slots=True)
+class BlockLengths:
+    """Output pixels of one block."""
+
+    across: int
+    """Along the width."""
+    down: int
+    """Along the height."""
+
+
+CPU_BLOCKS = BlockLengths(across=32, down=16)
+"""Few, so that a block contains few zeros. Across, where they are columns of the product, fewer are slower."""
+GPU_BLOCKS = BlockLengths(across=128, down=128)
+"""Enough work for a kernel launch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +54,7 @@ class AxisBlock:
 
 
 def axis_blocks(
-    in_size: int, out_size: int, outputs: Span, device: torch.device, block: int | None = None
+    in_size: int, out_size: int, outputs: Span, device: torch.device, block: int
 ) -> tuple[AxisBlock, ...]:
     """Return the coefficients of the outputs in blocks, in order, on the device.
 
@@ -53,10 +65,10 @@ def axis_blocks(
         out_size: pixels of the whole target axis, at least 1.
         outputs: a run within ``[0, out_size)``, not empty.
         device: the device for the weights.
-        block: outputs of one block; None for the device's default.
+        block: outputs of one block, at least 1.
     """
     stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    return _cached_blocks(in_size, out_size, outputs, str(device), block or _block_length(device), stream)
+    return _cached_blocks(in_size, out_size, outputs, str(device), block, stream)
 
 
 def resample(
@@ -92,12 +104,13 @@ def resample(
     seen = _within(input_span(source_w, target_w, columns), origin[1], pixels.shape[3])
     # With this contiguous float32 copy, every block is one plain matrix product.
     picture = pixels[:, :, needed.start : needed.stop, seen.start : seen.stop].to(torch.float32).contiguous()
+    lengths = _block_lengths(picture.device)
     if source_w != target_w:
-        blocks = axis_blocks(source_w, target_w, columns, picture.device)
+        blocks = axis_blocks(source_w, target_w, columns, picture.device, lengths.across)
         # Pillow stores 8 bits between the passes. Without clipping, hard edges would differ.
         picture = _horizontal(picture, blocks, origin[1] + seen.start).clamp_(0, 1)
     if source_h != target_h:
-        blocks = axis_blocks(source_h, target_h, rows, picture.device)
+        blocks = axis_blocks(source_h, target_h, rows, picture.device, lengths.down)
         picture = _vertical(picture, blocks, origin[0] + needed.start)
     return picture
 
@@ -110,9 +123,11 @@ def prepare_resample(
     device: torch.device,
 ) -> None:
     """Put the coefficients that `resample` needs for a cell on the device; arguments as there."""
-    for source, target, outputs in zip(source_size, target_size, (rows, columns), strict=True):
+    lengths = _block_lengths(device)
+    axes = zip(source_size, target_size, (rows, columns), (lengths.down, lengths.across), strict=True)
+    for source, target, outputs, block in axes:
         if source != target:
-            axis_blocks(source, target, outputs, device)
+            axis_blocks(source, target, outputs, device, block)
 
 
 def _horizontal(picture: torch.Tensor, blocks: tuple[AxisBlock, ...], first: int) -> torch.Tensor:
@@ -151,8 +166,8 @@ def _within(needed: Span, origin: int, length: int) -> Span:
     return moved
 
 
-def _block_length(device: torch.device) -> int:
-    return CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+def _block_lengths(device: torch.device) -> BlockLengths:
+    return CPU_BLOCKS if device.type == "cpu" else GPU_BLOCKS
 
 
 @lru_cache(maxsize=128)
@@ -163,11 +178,15 @@ def _cached_blocks(
     # Even blocks, because a short last block would be an inefficient product.
     count = math.ceil(outputs.length / block)
     cuts = [outputs.start + outputs.length * index // count for index in range(count + 1)]
-    return tuple(_dense_block(in_size, out_size, Span(*cut), device) for cut in pairwise(cuts))
-
-
-def _dense_block(in_size: int, out_size: int, outputs: Span, device: str) -> AxisBlock:
-    inputs, weights = dense_weights(in_size, out_size, outputs)
+    spans = [Span(*cut) for cut in pairwise(cuts)]
+    inputs, weights = zip(*(dense_weights(in_size, out_size, span) for span in spans), strict=True)
+    # In one copy: a device waits for each.
+    flat = np.concatenate([each.ravel() for each in weights])
     # inference_mode(False), because the blocks outlive the call that created them.
     with torch.inference_mode(False):
-        return AxisBlock(outputs, inputs, torch.from_numpy(weights).to(device))
+        on_device = torch.from_numpy(flat).to(device)
+        parts = torch.split(on_device, [each.size for each in weights])
+    return tuple(
+        AxisBlock(span, seen, part.view(each.shape))
+        for span, seen, part, each in zip(spans, inputs, parts, weights, strict=True)
+    )

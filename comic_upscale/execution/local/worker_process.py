@@ -8,6 +8,7 @@ It ends by itself when the other end of its connection closes, even in the middl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -34,6 +35,10 @@ from comic_upscale.execution.local.steps import Handover, PageSteps
 _ALIGNMENT = 64
 _KEPT_BYTES = 64 << 20
 """More shared memory than this is given back after each step, since only large pages need it."""
+_LARGEST_KEPT_ARRAY = 32 << 20
+"""Larger arrays are given back to the system at once. It is the most that glibc allows."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""The numbers of these options in glibc's ``malloc.h``."""
 _READY = "ready"
 _START_SECONDS = 60
 _END_SECONDS = 5
@@ -309,6 +314,7 @@ def serve(connection: int, incoming: int, outgoing: int) -> None:
         outgoing: file descriptor of the memory that the other side reads.
     """
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+    _keep_freed_memory()
     # Pillow's warnings about odd files are hidden, as in the commands. The user gets notes and failures instead.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     channel = _Channel(Connection(connection), _SharedMemory(incoming), _SharedMemory(outgoing))
@@ -316,6 +322,14 @@ def serve(connection: int, incoming: int, outgoing: int) -> None:
     channel.send(_READY)
     while True:
         _answer(channel, steps)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep the memory of a page for the next one. Fresh memory costs a page some milliseconds."""
+    with contextlib.suppress(AttributeError, OSError):
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(_MMAP_THRESHOLD, _LARGEST_KEPT_ARRAY)
+        set_option(_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _end_with(connection: int) -> None:

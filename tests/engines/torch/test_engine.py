@@ -15,8 +15,9 @@ from comic_upscale.engines.base import Batch
 from comic_upscale.engines.limits import BATCHES_BEFORE_GROWTH
 from comic_upscale.engines.torch import engine as torch_engine
 from comic_upscale.engines.torch.engine import OVERFLOWS_BEFORE_FP32, TorchEngine, open_torch_engine
+from comic_upscale.engines.torch.windows import WindowRunner
 from comic_upscale.errors import DeviceError, PageError, SettingsError
-from comic_upscale.imaging.pixels import Borders
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders
 from comic_upscale.models.network import Network
 from tests.engines.conftest import MakeNetwork
 from tests.engines.drawn_pages import draw_pages, worst
@@ -123,6 +124,28 @@ def test_tiled_equals_untiled(compact: Network, target: tuple[int, int]) -> None
     whole = open_engine(compact, tile=0).upscale(batch).pixels
     # The overlap is the reach of the network, so that nothing but the order of sums may differ.
     assert worst(open_engine(compact, tile=64).upscale(batch).pixels, whole) <= 1
+
+
+@pytest.mark.parametrize("has_memory", [True, False])
+def test_tiles_collected_on_the_device_make_the_same_page(
+    compact: Network, monkeypatch: pytest.MonkeyPatch, has_memory: bool
+) -> None:
+    batch = Batch(draw_pages(2, 90, 75), (188, 225))
+    expected = open_engine(compact, tile=64).upscale(batch)
+    collected: list[torch.Tensor] = []
+
+    def empty_like(like: torch.Tensor, **options: object) -> torch.Tensor:
+        if not has_memory:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        collected.append(torch.full(like.shape, 7, dtype=like.dtype))
+        return collected[-1]
+
+    monkeypatch.setattr(WindowRunner, "_has_room_for", lambda *_: True)
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    made = open_engine(compact, tile=64).upscale(batch)
+    assert len(collected) == has_memory
+    assert made.borders == expected.borders != NO_BORDERS
+    np.testing.assert_array_equal(made.pixels, expected.pixels)
 
 
 def test_the_engine_says_where_its_tiles_meet_and_that_whole_pages_have_none(compact: Network) -> None:

@@ -1,0 +1,46 @@
+"""Shrink a page by whole numbers: the mean of each block of pixels, to the bit as Pillow's ``Image.reduce`` rounds it.
+
+Pillow first copies a page of three channels into pixels of four bytes, which takes longer than the means.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from comic_upscale.imaging.pixels import UInt8Array
+
+_BYTES = 1 << 18
+"""The bytes of a page that are summed at once: their sums stay in the processor's cache."""
+
+
+def block_means(pixels: UInt8Array, size: tuple[int, int], block: tuple[int, int]) -> UInt8Array:
+    """Return the means of blocks, from the upper left corner of a page.
+
+    Args:
+        pixels: height x width x C.
+        size: (columns, rows) of the result.
+        block: (width, height) of a block, in pixels.
+    """
+    (columns, rows), (across, down) = size, block
+    channels = pixels.shape[2]
+    used = pixels[: rows * down, : columns * across].reshape(rows, down, columns * across * channels)
+    # One column for each channel: a product with it sums a block's samples of this channel.
+    of_channel = np.tile(np.eye(channels, dtype=np.float32), (across, 1))
+    sums = np.empty((rows, columns * channels), np.float32)
+    # The narrowest type that holds the sum of a column is the fastest.
+    narrow = np.min_scalar_type(255 * down)
+    step = max(1, _BYTES // (down * used.shape[2]))
+    for first in range(0, rows, step):
+        tall = used[first : first + step].sum(axis=1, dtype=narrow)
+        samples = tall.astype(np.float32).reshape(-1, across * channels)
+        np.matmul(samples, of_channel, out=sums[first : first + step].reshape(-1, channels))
+    return _divide(sums, across * down).reshape(rows, columns, channels)
+
+
+def _divide(sums: np.ndarray[tuple[int, ...], np.dtype[np.float32]], count: int) -> UInt8Array:
+    """Divide the sums of this number of samples, in Pillow's fixed-point arithmetic."""
+    whole = sums.astype(np.uint32)
+    whole += count // 2
+    whole *= (1 << 24) // count
+    whole >>= 24
+    return whole.astype(np.uint8)
