@@ -19,6 +19,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 small = shrink_original(original, track)
                 shown = {INPUT: small.resize(original.size, Image.Resampling.NEAREST)}
                 for strength in options.strengths:
-                    output = opened[track.factor, strength].upscale(small, track.factor)
+                    output = _enlarge(opened[track.factor, strength], small, track)
                     shown[f"{strength:g}"] = output
                     likeness[track.name][f"{strength:g}"].append(_psnr(output, original))
                 for name, picture in shown.items():
@@ -124,6 +125,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             write_report(report, options.json)
             print(page.name, file=sys.stderr, flush=True)
     return report
+
+
+def _enlarge(upscaler: Upscaler, small: Image.Image, track: Track) -> Image.Image:
+    """Return a page as a run makes it, which treats pages from JPEGs as such."""
+    page = replace(as_pixels(small), lossless=track.quality is None)
+    color = upscaler.upscale_pixels(page, track.factor).color
+    return Image.fromarray(color[:, :, 0] if color.shape[2] == 1 else color)
 
 
 def _psnr(output: Image.Image, original: Image.Image) -> float:

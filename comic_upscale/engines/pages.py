@@ -18,7 +18,7 @@ from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArra
 from comic_upscale.imaging.tone import restore_tone, tone_map
 
 
-def prepare(page: Pixels, *, raw: bool = False, keeps_white: bool = False) -> Pixels:
+def prepare(page: Pixels, *, raw: bool = False, cleans_white: bool = False) -> Pixels:
     """Return the page for the network: hidden colour is replaced by that of nearby visible pixels.
 
     So no hidden colour appears at the edges of visible areas. The tone of the page, its faint lines, and its pure white
@@ -27,7 +27,7 @@ def prepare(page: Pixels, *, raw: bool = False, keeps_white: bool = False) -> Pi
     Args:
         page: the decoded page.
         raw: whether the network's own pixels are wanted. Nothing is recorded then, so `finish` changes nothing.
-        keeps_white: whether the network removes dirt from white, which `finish` must not bring back.
+        cleans_white: whether the network was chosen to remove the dirt of JPEG, whatever the page's own file is.
     """
     color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
     if raw:
@@ -39,7 +39,9 @@ def prepare(page: Pixels, *, raw: bool = False, keeps_white: bool = False) -> Pi
         solid=solid_map(color, page.alpha, extremes),
         faint=find_faint_lines(color, extremes),
         tone=tone_map(color),
-        keeps_white=keeps_white,
+        # The dirt of JPEG makes white paper darker on average. The network removes it, and `finish` must not bring it
+        # back. White that was stored without loss has no dirt.
+        keeps_white=cleans_white or not page.lossless,
     )
 
 

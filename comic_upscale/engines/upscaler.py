@@ -74,7 +74,7 @@ class Upscaler:
             model, denoise=denoise, folders=weights_folders, cache=cache, download=download
         )
         network = load_network(weights, denoise)
-        self._keeps_white = cleans_white(weights.model_name, denoise)
+        self._cleans_white = cleans_white(weights.model_name, denoise)
         self._engine = open_torch_engine(network, device, precision=precision, batch=batch, tile=tile)
         self.model = weights.model_name
         """The model's name in the catalogue, or the name of the file."""
@@ -98,7 +98,8 @@ class Upscaler:
 
         Args:
             image: a Pillow image of mode L, LA, RGB or RGBA, or uint8 height x width (gray), or
-                height x width x 1 to 4 (gray, gray and alpha, RGB, RGBA).
+                height x width x 1 to 4 (gray, gray and alpha, RGB, RGBA). An image that Pillow opened from a JPEG is
+                known to have its dirt.
             scale: 1 to 8; 2.5 if no size is given either.
             size: instead of a scale, such as ``Width(2000)`` from ``comic_upscale.settings.sizes``.
 
@@ -119,7 +120,7 @@ class Upscaler:
         target = find_target(page.width, page.height, requested).size
         if not needs_network((page.width, page.height), target, self.native_scale):
             return shrink(prepare(page), target)
-        prepared = prepare(page, keeps_white=self._keeps_white)
+        prepared = prepare(page, cleans_white=self._cleans_white)
         (result,) = upscale_pages(self._engine, [prepared], target)
         if isinstance(result, PageError):
             raise result
@@ -189,7 +190,9 @@ def _one_size(scale: float | None, size: Size | None) -> Size:
 
 
 def _to_pixels(image: Image.Image | UInt8Array) -> Pixels:
+    lossless = True
     if isinstance(image, Image.Image):
+        lossless = image.format != "JPEG"
         if image.mode not in ("L", "LA", "RGB", "RGBA"):
             raise SettingsError(
                 f"an image of mode {image.mode} is not supported: convert it to L, LA, RGB or RGBA"
@@ -201,8 +204,9 @@ def _to_pixels(image: Image.Image | UInt8Array) -> Pixels:
             f"an image must be uint8 height x width x 1 to 4, not {samples.dtype} {samples.shape}"
         )
     if samples.shape[2] in (2, 4):
-        return Pixels(np.ascontiguousarray(samples[:, :, :-1]), np.ascontiguousarray(samples[:, :, -1]))
-    return Pixels(np.ascontiguousarray(samples))
+        color, alpha = (np.ascontiguousarray(each) for each in (samples[:, :, :-1], samples[:, :, -1]))
+        return Pixels(color, alpha, lossless=lossless)
+    return Pixels(np.ascontiguousarray(samples), lossless=lossless)
 
 
 def _to_image(page: Pixels) -> Image.Image:

@@ -24,6 +24,9 @@ _MOST_INVENTED = 5
 """Blocks with invented texture on a page, from which it is suspect. A single one may be a crisp corner."""
 _MOST_INVENTED_GROUP = 3
 """Blocks that touch each other, from which the eye sees an island."""
+_CLEANED_BRIGHTNESS = 1.0
+"""The bound of brightness for pages whose white is cleaned: 1.6 times that of the worst of 180 JPEGs with a quality of
+20, 50 and 85."""
 _MEANS = ("brightness", "tint", "shift", "white_drift", "black_drift", "chroma", "raw_tint", "raw_tone",
           "raw_white", "raw_black")  # fmt: skip
 """Scores that are means over the page."""
@@ -102,6 +105,11 @@ def bounds_for(identity: str, fidelity: str = "faithful") -> Bounds:
 def default_bounds() -> Bounds:
     """Return the bounds of all models together."""
     return Bounds(**thresholds()["bounds"])
+
+
+def bounds_of_cleaned(bounds: Bounds) -> Bounds:
+    """Return the bounds for a page whose white becomes lighter, because the dirt of JPEG is removed from it."""
+    return replace(bounds, brightness=max(bounds.brightness, _CLEANED_BRIGHTNESS))
 
 
 def bounds_of_size(bounds: Bounds, height: int, width: int) -> Bounds:

@@ -94,7 +94,7 @@ class Pixels:
     tone: NDArray[np.float32] | None = None
     """The averages of the source's broad areas; see ``tone.py``."""
     keeps_white: bool = False
-    """Whether pure white stays white when the averages are restored: the network has removed dirt from it."""
+    """Whether pure white stays white when the averages are restored: the network removes the dirt of JPEG from it."""
     borders: Borders = NO_BORDERS
     """The borders of tiles in ``color``, which the gate checks."""
     answers: tuple[str, ...] = ()

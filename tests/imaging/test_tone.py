@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from comic_upscale.engines.pages import finish, prepare
 from comic_upscale.imaging.flat_areas import restore_solid, solid_map
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.tone import ENOUGH, _add, _average_cells, _interpolate, restore_tone, tone_map
@@ -98,3 +101,14 @@ def test_gray_may_become_white_where_white_is_kept() -> None:
     larger = np.full((128, 128, 1), 250, np.uint8)
     source = np.full((64, 64, 1), 255, np.uint8)
     assert (restore_tone(Pixels(larger, tone=tone_map(source), keeps_white=True)).color == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("lossless", "cleans_white", "stays"), [(True, False, False), (True, True, True), (False, False, True)]
+)
+def test_white_of_a_jpeg_is_not_made_darker(lossless: bool, cleans_white: bool, stays: bool) -> None:
+    dirty = np.full((64, 64, 3), 255, np.uint8)
+    dirty[::2, ::2] = 250
+    page = prepare(Pixels(dirty, lossless=lossless), cleans_white=cleans_white)
+    cleaned = replace(page, color=np.full((160, 160, 3), 255, np.uint8))
+    assert (finish(cleaned).color == 255).all() == stays

@@ -6,7 +6,14 @@ from dataclasses import asdict
 
 from comic_upscale.engines.base import EngineInfo
 from comic_upscale.engines.pages import finish
-from comic_upscale.gate.verdict import Verdict, bounds_for, default_bounds, judge, measure_raw_output
+from comic_upscale.gate.verdict import (
+    Verdict,
+    bounds_for,
+    bounds_of_cleaned,
+    default_bounds,
+    judge,
+    measure_raw_output,
+)
 from comic_upscale.imaging.pixels import Pixels
 
 SUSPECT = "suspect"
@@ -55,7 +62,8 @@ class QualityGate:
             source.color, page.color, page.borders, looks_for_texture=self._looks_for_texture
         )
         page = finish(page)
-        verdict = judge(source.color, page.color, page.borders, raw=raw, bounds=self._bounds)
+        bounds = bounds_of_cleaned(self._bounds) if source.keeps_white else self._bounds
+        verdict = judge(source.color, page.color, page.borders, raw=raw, bounds=bounds)
         return page, verdict
 
     def wants_again(self, verdict: Verdict, *, is_kept: bool = False) -> bool:

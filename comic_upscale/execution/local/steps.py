@@ -200,8 +200,8 @@ class PageSteps:
                 pixels = replace(
                     pixels, notes=(*pixels.notes, f"model: {PurePath(own.model).name}, by a rule")
                 )
-        keeps_white = cleans_white(own.model, own.denoise)
-        pixels = prepare(pixels, raw=settings.raw, keeps_white=keeps_white)
+        cleans = cleans_white(own.model, own.denoise)
+        pixels = prepare(pixels, raw=settings.raw, cleans_white=cleans)
         return Decoded(
             pixels if size.needs_network else shrink(pixels, size.target),
             size,
