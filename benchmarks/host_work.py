@@ -1,12 +1,12 @@
 """What one thread spends on a page beside the network: decoding and preparing it, finishing, judging, encoding it.
 
-Usage: python -m benchmarks.host_work [--pages 12] [--rounds 1] [--json FILE] [--parts]
+Usage: python -m benchmarks.host_work [--pages 12] [--rounds 1] [--json FILE] [--steps]
 
 Processor time of the thread, not the clock: that a machine has other work to do does not change it. The pages
 are those of ``whole_run.py``, 512 x 768 of real pages, brought to 2.5x by Lanczos. The results stand in
 ``comic_upscale/costs/rates.toml`` and in the formats' descriptors as the rate of a core that was not measured itself.
 
-``--parts`` lists the milliseconds of each step of a page that is written as PNG, in place of the other report.
+``--steps`` lists the milliseconds of each step of a page that is written as PNG, in place of the other report.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=1, help="a page counts by its quickest")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--parts", action="store_true", help="the steps of a page that is written as PNG")
+    parser.add_argument("--steps", action="store_true", help="the steps of a page that is written as PNG")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = [path.read_bytes() for path in cut_pages(Path(folder) / "pages", options.pages)]
     what = {"pages": options.pages, "rounds": options.rounds, "page": "512x768 to 1280x1920"}
-    found = measure_parts(files, options.rounds) if options.parts else measure(files, options.rounds)
+    found = measure_parts(files, options.rounds) if options.steps else measure(files, options.rounds)
     report = {**facts(1), **what, **found}
     print(json.dumps(report, indent=2))
     if options.json:

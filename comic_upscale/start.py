@@ -12,7 +12,7 @@ import sys
 import threading
 from types import FrameType
 
-from comic_upscale.engines.telemetry import report_to_nobody
+from comic_upscale.engines.telemetry import disable_telemetry
 
 _SECONDS_TO_CLEAN_UP = 5.0
 """After a signal, temporary files are removed and the terminal is restored. Then the process ends in any case."""
@@ -24,7 +24,7 @@ def main() -> None:
     """Entry point of ``comic-upscale`` and of ``python -m comic_upscale``."""
     handle_signals()
     use_utf8()
-    report_to_nobody()
+    disable_telemetry()
     try:
         from comic_upscale import cli
 

@@ -84,7 +84,7 @@ LIGHT = {
     "engines/imagen/tiles.py", "engines/lanczos.py",
     "engines/limits.py", "engines/onnx.py", "engines/onnx_file.py", "engines/onnx_network.py",
     "engines/options.py", "engines/pages.py",
-    "engines/reach.py", "engines/tiling.py",
+    "engines/reach.py", "engines/telemetry.py", "engines/tiling.py",
 }  # fmt: skip
 # Only these may talk to the user, and read the environment. The last one sets variables for libraries.
 TALKING = {"commands", "console/display.py", "cli", "start", "__main__", "engines/telemetry.py"}

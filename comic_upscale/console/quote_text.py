@@ -92,7 +92,7 @@ def summary_lines(quotes: Sequence[Quote], budget: float | None) -> list[str]:
         seller = quote.seller or "this machine"
         lines.append(f"{name:20.20} {_time(quote.seconds.likely):>9} {likely:>8} {around:>14}  {seller:.24}")
     lines += ["", *_recommendation(list(rows.values()))]
-    lines += _link_line(quotes)
+    lines += _link_lines(quotes)
     over = [name for name, quote in rows.items() if budget is not None and quote.is_over(budget)]
     if over and budget is not None:
         lines += textwrap.wrap(f"over the budget of {money(budget)}: {', '.join(over)}", 80)
@@ -100,13 +100,10 @@ def summary_lines(quotes: Sequence[Quote], budget: float | None) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _link_line(quotes: Sequence[Quote]) -> list[str]:
+def _link_lines(quotes: Sequence[Quote]) -> list[str]:
     """Return the speed of the connection to rented machines, which often decides the time; empty without any."""
     rented = next((quote for quote in quotes if quote.seller), None)
-    if rented is None:
-        return []
-    speed, _, _ = rented.parts["download"].source.partition(";")
-    return [f"upload, download: {speed}"]
+    return [] if rented is None else textwrap.wrap(f"connection:  {rented.parts['upload'].source}", 80)
 
 
 def _recommendation(quotes: Sequence[Quote]) -> list[str]:

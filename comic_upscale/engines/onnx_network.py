@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comic_upscale.engines.base import DeviceInfo
-from comic_upscale.engines.telemetry import report_to_nobody
+from comic_upscale.engines.telemetry import disable_telemetry
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 
 INSTALL = "pip install '.[onnx]' in a clone"
@@ -226,7 +226,7 @@ def _open_session(
         WeightsError: onnxruntime does not accept the network.
         DeviceError: the device does not exist.
     """
-    report_to_nobody()
+    disable_telemetry()
     try:
         import onnxruntime as runtime
     except ImportError as error:

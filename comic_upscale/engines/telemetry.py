@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 
-def report_to_nobody() -> None:
+def disable_telemetry() -> None:
     """Keep libraries from reporting what this machine does to their makers, unless the user has said otherwise.
 
     onnxruntime does so from its import on, and since 1.29 on Linux, too. diffusers imports it where it is installed.

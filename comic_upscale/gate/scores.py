@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comic_upscale.gate.block_means import block_means
+from comic_upscale.gate.reduce import reduce_by
 from comic_upscale.gate.seams import worst_seam, worst_step
 from comic_upscale.gate.texture import NO_ISLANDS, Islands, find_islands
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
@@ -268,7 +268,7 @@ def _shrink(pixels: UInt8Array, grid: _Grid) -> UInt8Array:
     size = grid.size
     width, height = pixels.shape[1] * grid.used[0], pixels.shape[0] * grid.used[1]
     if grid.is_whole:
-        return block_means(pixels, size, (round(width / size[0]), round(height / size[1])))
+        return reduce_by(pixels, size, (round(width / size[0]), round(height / size[1])))
     # A plain mean may do only a part of the reduction: the filter sees its blocks in place of pixels, and too large
     # blocks would take contrast from the page, but not from its source.
     # Pillow copies its input, so a large page is processed in groups of rows.

@@ -22,7 +22,7 @@ ENOUGH = 0.25
 """The average of a page is corrected only if it moved by more than this, in grey levels."""
 
 _ROUNDS = 2
-_NO_STEP = 0.49
+_UNCHANGED = 0.49
 """A sample that moves by at most this is rounded back to its value."""
 _ROWS = 16
 
@@ -90,7 +90,7 @@ def _add(color: SampleArray, difference: NDArray[np.float32], *, keeps_white: bo
     starts = np.flatnonzero(np.diff(before, prepend=-1)).tolist()
     for start, end in pairwise((*starts, height)):
         upper, lower = wide[before[start]], wide[after[start]]
-        moving = np.flatnonzero(np.maximum(np.abs(upper), np.abs(lower)) > _NO_STEP)
+        moving = np.flatnonzero(np.maximum(np.abs(upper), np.abs(lower)) > _UNCHANGED)
         if not len(moving):
             continue
         columns = slice(moving[0], moving[-1] + 1)

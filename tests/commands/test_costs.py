@@ -84,6 +84,7 @@ def test_every_listed_gpu_fits_the_screen(pages: Path) -> None:
     assert len(rows) == len({row[:20] for row in rows})
     cheapest = next(row for row in rows if "this machine" not in row)[:20].strip()
     assert f"recommended: {cheapest} at " in out
+    assert "connection:  100 Mbit/s, assumed: set yours with --link-mbps" in out
     code, whole, _ = invoke("cost", "--pages", 10000, "-v")
     assert code == 0
     assert max(map(len, whole.splitlines())) <= 80

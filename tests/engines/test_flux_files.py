@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -444,3 +447,20 @@ def test_a_part_that_lacks_weights_is_named_and_never_filled_with_random_ones(
     assert not advice and levels == [each.level for each in libraries]
     if part.startswith("text"):
         assert not (tmp_path / "cache").exists(), "a wrong prompt would be kept for ever"
+
+
+def test_the_hub_is_told_nothing_when_a_program_looks_for_a_pipeline() -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from comic_upscale.engines.diffusion.folder import find_pipeline\n"
+        "try:\n"
+        "    find_pipeline(Path('somebody/some-pipeline'))\n"
+        "except Exception:\n"
+        "    pass\n"
+        "from huggingface_hub import constants\n"
+        "print(constants.HF_HUB_DISABLE_TELEMETRY)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if "TELEMETRY" not in name}
+    said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert said == "True\n"

@@ -19,7 +19,7 @@ from comic_upscale.engines.diffusion.folder import (
     identity_of_file,
 )
 from comic_upscale.engines.diffusion.parts import load_text_models
-from comic_upscale.engines.telemetry import report_to_nobody
+from comic_upscale.engines.telemetry import disable_telemetry
 from comic_upscale.engines.torch.device_errors import refuse_full_memory
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 
@@ -140,7 +140,7 @@ def _encode_prompt(folder: PipelineFolder, options: FluxOptions, path: Path) -> 
             f"{folder.path} has no {' and '.join(missing)} to encode the prompt: add --engine-option embeddings=FILE"
         )
     _check_memory(folder, options)
-    report_to_nobody()
+    disable_telemetry()
     try:
         import diffusers
 

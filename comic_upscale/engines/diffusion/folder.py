@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from comic_upscale.engines.telemetry import disable_telemetry
 from comic_upscale.errors import SettingsError, WeightsError
 
 DEFAULT_PIPELINE = Path("black-forest-labs/FLUX.2-klein-4B")
@@ -183,6 +184,7 @@ def find_pipeline(path: Path) -> Path:
     """
     if not _is_hub_name(path):
         return path
+    disable_telemetry()
     try:
         from huggingface_hub import snapshot_download
     except ImportError:

@@ -28,7 +28,7 @@ from comic_upscale.engines.diffusion.folder import (
 from comic_upscale.engines.diffusion.memory import GB, MemoryPlan, plan_memory
 from comic_upscale.engines.diffusion.noise import take_over_noise
 from comic_upscale.engines.diffusion.parts import check_all_whole, check_whole, load_text_models
-from comic_upscale.engines.telemetry import report_to_nobody
+from comic_upscale.engines.telemetry import disable_telemetry
 from comic_upscale.engines.torch.device import choose_device
 from comic_upscale.engines.torch.device_errors import is_too_much, refuse_full_memory, translate_lost_device
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
@@ -41,7 +41,7 @@ _CONTROLLED = "FluxControlNetImg2ImgPipeline"
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep the progress bars and the advice to programmers of diffusers and transformers off the terminal of a run."""
-    report_to_nobody()
+    disable_telemetry()
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -212,7 +212,7 @@ def _load_controlnet(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> 
 
 
 def _diffusers() -> Any:
-    report_to_nobody()
+    disable_telemetry()
     import diffusers
 
     return diffusers

@@ -11,7 +11,7 @@ with tiles and their overlap.
     layer 1   |  . . 0 1 2|3 4 5 6|7 8 9 .|      each layer lags one row behind the previous layer:
     layer 2   |    . . 0 1|2 3 4 5|6 7 8 9|      it needs the row below
 
-Nothing is joined or copied between the layers: each convolution also computes two rows above its strip, which mean
+No strip is copied between the layers: each convolution also computes two rows above its strip, which mean
 nothing, and the two rows that the next layer needs there take their place.
 
 All strips of a page have the same height in all layers. So oneDNN prepares three convolutions for a page of a new size
@@ -32,6 +32,8 @@ from comic_upscale.models.architectures import Compact
 _STRIP_PIXELS = 49_152
 """Pixels of one strip: few enough for the caches, enough to make threads and calls worthwhile. In bfloat16, half as
 many took a fifth longer, and twice as many a sixth. In float32, all were within the noise of the measurement."""
+_EXTRA_ROWS = 4
+"""Rows that an inner layer computes for a strip beside its own."""
 
 
 def goes_in_strips(network: torch.nn.Module) -> bool:
@@ -42,18 +44,18 @@ def goes_in_strips(network: torch.nn.Module) -> bool:
 
 
 def _strips(all_rows: int, pixels_a_row: int) -> tuple[int, int]:
-    """Return the rows per strip and the number of strips, so that few rows are beyond the page."""
+    """Return the rows per strip and the number of strips, so that few rows are computed in vain."""
     wanted = min(max(1, round(pixels_a_row * all_rows / _STRIP_PIXELS)), all_rows)
     counts = range(max(1, wanted * 3 // 4), min(wanted * 4 // 3, all_rows) + 1)
     choices = [(-(-all_rows // count), count) for count in counts]
-    return min(choices, key=lambda choice: (choice[0] * choice[1], -choice[1]))
+    return min(choices, key=lambda choice: ((choice[0] + _EXTRA_ROWS) * choice[1], -choice[0]))
 
 
 class StripwiseCompact(torch.nn.Module):
     """A compact network (SRVGGNetCompact) of 3x3 convolutions, for inference on a CPU.
 
-    In float32 the result equals that of the network to the bit. In bfloat16 only the chain of layers uses it. Input,
-    output and their sum are float32, because bfloat16 cannot distinguish 256 levels.
+    In float32 the result equals that of the network, to the bit for pages of more than a few pixels. In bfloat16 only
+    the chain of layers uses it. Input, output and their sum are float32, since bfloat16 cannot distinguish 256 levels.
 
     Args:
         network: the network from spandrel; it is copied.

@@ -25,7 +25,8 @@ MOST_VAIN = 8
 
 
 COLLECTED_SHARE = 1 / 16
-"""The share of the device's free memory in which the cells of pages may be collected."""
+"""The share of the device's free memory in which the cells of pages may be collected. It comes on top of
+`limits.MEMORY_SHARE`."""
 
 
 class Stage:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from comic_upscale.engines.torch.convolution import Convolution, may_fuse
+from comic_upscale.engines.torch.bfloat16 import cpu_has_bfloat16
+from comic_upscale.engines.torch.convolution import Convolution, can_fuse
 from comic_upscale.engines.torch.strips import StripwiseCompact
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
 
-needs_onednn = pytest.mark.skipif(not may_fuse(), reason="torch fuses nothing on this processor")
+needs_onednn = pytest.mark.skipif(not can_fuse(), reason="torch fuses nothing on this processor")
 
 
 def _layer(
@@ -36,14 +37,14 @@ def _page(precision: torch.dtype, count: int = 1) -> torch.Tensor:
 
 @needs_onednn
 @pytest.mark.parametrize(
-    "activation", [torch.nn.ReLU(), torch.nn.LeakyReLU(0.1), torch.nn.PReLU(16, 0.2), torch.nn.PReLU(1, 0.3)]
+    "activation", [torch.nn.LeakyReLU(0.1), torch.nn.PReLU(16, 0.2), torch.nn.PReLU(1, 0.3)]
 )
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_one_slope_is_applied_by_the_convolution(activation: torch.nn.Module, precision: torch.dtype) -> None:
     layer, plain = _layer(activation, precision)
-    if precision == torch.float32 and not isinstance(activation, torch.nn.ReLU):
-        # Processors without bfloat16 do not have the operation for it. A ReLU may hide what is not finite.
-        assert layer.is_fused
+    if precision == torch.bfloat16 and not cpu_has_bfloat16():
+        pytest.skip("torch has no such operation in bfloat16 for this processor")
+    assert layer.is_fused
     with torch.inference_mode():
         expected = plain(_page(precision, 2))
         made = layer(_page(precision, 2), rows_around=2)
@@ -61,6 +62,16 @@ def test_a_slope_for_each_channel_is_an_operation_of_its_own() -> None:
         torch.testing.assert_close(layer(_page(torch.float32), rows_around=2), plain(_page(torch.float32)))
 
 
+@pytest.mark.parametrize("activation", [torch.nn.ReLU(), torch.nn.LeakyReLU(0.0), torch.nn.PReLU(16, 0.0)])
+def test_what_would_hide_a_number_that_is_not_finite_is_an_operation_of_its_own(
+    activation: torch.nn.Module,
+) -> None:
+    layer, plain = _layer(activation)
+    assert not layer.is_fused
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(_page(torch.float32), rows_around=2), plain(_page(torch.float32)))
+
+
 def test_without_activation_there_is_nothing_to_apply() -> None:
     layer, plain = _layer(None)
     assert not layer.is_fused
@@ -69,8 +80,11 @@ def test_without_activation_there_is_nothing_to_apply() -> None:
 
 
 @needs_onednn
-@pytest.mark.parametrize("fault", ["another slope", "another bias", "hides what is not finite", "fails"])
-def test_an_operation_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fault", ["another slope", "no slope", "another bias", "hides NaN", "fails"])
+def test_an_operation_that_is_wrong_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, fault: str, precision: torch.dtype
+) -> None:
     right = Convolution._fused
 
     def wrong(self: Convolution, x: torch.Tensor, rows_around: int, slope: float) -> torch.Tensor:
@@ -78,14 +92,16 @@ def test_an_operation_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch,
             raise RuntimeError("could not create a primitive")
         if fault == "another slope":
             return right(self, x, rows_around, slope + 0.1)
+        if fault == "no slope":
+            return right(self, x, rows_around, 0.001)
         made = right(self, x, rows_around, slope)
         return made + 0.05 if fault == "another bias" else made.nan_to_num()
 
     monkeypatch.setattr(Convolution, "_fused", wrong)
-    layer, plain = _layer(torch.nn.LeakyReLU(0.1))
+    layer, plain = _layer(torch.nn.LeakyReLU(0.05), precision)
     assert not layer.is_fused
     with torch.inference_mode():
-        torch.testing.assert_close(layer(_page(torch.float32), rows_around=2), plain(_page(torch.float32)))
+        torch.testing.assert_close(layer(_page(precision), rows_around=2), plain(_page(precision)))
 
 
 @needs_onednn

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from comic_upscale.gate.block_means import block_means
+from comic_upscale.gate.reduce import reduce_by
 
 
 @given(
@@ -25,25 +25,25 @@ def test_they_are_those_of_pillow(
     page = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     image = Image.fromarray(page[:, :, 0] if channels == 1 else page)
     assert np.array_equal(
-        block_means(page, size, block), np.asarray(image.reduce(block)).reshape(rows, columns, -1)
+        reduce_by(page, size, block), np.asarray(image.reduce(block)).reshape(rows, columns, -1)
     )
 
 
 def test_the_rest_of_a_page_does_not_count() -> None:
     page = np.random.default_rng(1).integers(0, 256, (43, 62, 3), np.uint8)
-    assert np.array_equal(block_means(page, (12, 8), (5, 5)), block_means(page[:40, :60], (12, 8), (5, 5)))
+    assert np.array_equal(reduce_by(page, (12, 8), (5, 5)), reduce_by(page[:40, :60], (12, 8), (5, 5)))
 
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_blocks_with_more_rows_than_16_bits_hold(level: int) -> None:
     page = np.full((600, 2, 1), level, np.uint8)
-    assert (block_means(page, (1, 2), (2, 300)) == level).all()
+    assert (reduce_by(page, (1, 2), (2, 300)) == level).all()
 
 
 def test_a_page_is_not_copied() -> None:
     page = np.zeros((3000, 2000, 3), np.uint8)
     tracemalloc.start()
-    block_means(page, (400, 600), (5, 5))
+    reduce_by(page, (400, 600), (5, 5))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < page.nbytes / 2
