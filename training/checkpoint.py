@@ -80,6 +80,16 @@ class Progress:
     seconds: float = 0.0
     """Spent on them, over all stretches."""
 
+    def learn_from(self, loss: torch.Tensor) -> float:
+        """Do a step down a loss, and return it."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update_parameters(self.network)
+        self.step += 1
+        return float(loss.detach())
+
 
 class ForeignCheckpointError(Exception):
     """The checkpoint belongs to another recipe."""

@@ -141,14 +141,7 @@ def train_step(recipe: FineTuning, progress: Progress, batch: Batch) -> float:
     small = as_pixels(batch.small).contiguous(memory_format=torch.channels_last)
     truth = as_pixels(batch.truth)
     made = progress.network(small, 2 if truth.shape[-1] <= 2 * small.shape[-1] else 3)
-    value = patch_loss(made, truth) + recipe.white * white_loss(made, truth)
-    progress.optimizer.zero_grad()
-    value.backward()
-    torch.nn.utils.clip_grad_norm_(progress.network.parameters(), 1.0)
-    progress.optimizer.step()
-    progress.average.update_parameters(progress.network)
-    progress.step += 1
-    return float(value.detach())
+    return progress.learn_from(patch_loss(made, truth) + recipe.white * white_loss(made, truth))
 
 
 @dataclass(slots=True)

@@ -197,14 +197,7 @@ def train_step(recipe: Recipe, progress: Progress, batch: Batch, device: torch.d
         detail = functools.reduce(lambda signal, layer: layer(signal), progress.network.body, small)
     # The sum in float32: bfloat16 has no room for 256 levels.
     base = torch.nn.functional.interpolate(small, scale_factor=recipe.scale, mode="nearest")
-    value = loss(progress.network.upsampler(detail.float()) + base, truth)
-    progress.optimizer.zero_grad()
-    value.backward()
-    torch.nn.utils.clip_grad_norm_(progress.network.parameters(), 1.0)
-    progress.optimizer.step()
-    progress.average.update_parameters(progress.network)
-    progress.step += 1
-    return float(value.detach())
+    return progress.learn_from(loss(progress.network.upsampler(detail.float()) + base, truth))
 
 
 def run_stretch(

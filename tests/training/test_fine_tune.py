@@ -163,12 +163,12 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
     )
     begin_with = weights_folder(tmp_path / "begin")
 
-    def run(steps: int) -> None:
+    def run(steps: int, damage: str = "heavy") -> None:
         main(
             out=tmp_path / "out",
             network="fast",
             begin_with=begin_with,
-            damage="heavy",
+            damage=damage,
             drawings=None,
             shared=shared,
             minutes=5,
@@ -211,24 +211,4 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
     if lines[-1]["mean"] >= lines[-2]["mean"]:
         torch.testing.assert_close(written["body.6.bias"].float(), halfway, atol=1e-4, rtol=1e-2)
     with pytest.raises(SystemExit, match="made with another recipe"):
-        main(
-            out=tmp_path / "out",
-            network="fast",
-            begin_with=begin_with,
-            damage="usual",
-            drawings=None,
-            shared=shared,
-            minutes=5,
-            validate_every=2,
-            watch=1,
-            workers=0,
-            steps=4,
-            batch=2,
-            patch=16,
-            rate=1e-3,
-            white=0.5,
-            reach=0.5,
-            drawn=0,
-            lettered=0,
-            seed=1,
-        )
+        run(6, damage="usual")
