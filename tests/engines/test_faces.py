@@ -17,6 +17,7 @@ from comic_upscale.engines.faces.detector import FaceDetector
 from comic_upscale.engines.faces.filter import FaceFilter, why_not
 from comic_upscale.engines.host_resample import resample_samples
 from comic_upscale.engines.registry import check_remote
+from comic_upscale.engines.torch.alone import OCCUPANCY
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.jobs.run import run_job
@@ -138,6 +139,21 @@ def test_a_network_that_gives_no_numbers_changes_nothing(photo: UInt8Array) -> N
     made = FaceFilter(restorer, 1.0, torch.device("cpu")).apply(page, Pixels(photo[:256, 80:400]))
     assert made.color is page.color
     assert made.notes[-1] == "1 left as they are: the network gives numbers that are not finite"
+
+
+def test_faces_count_on_their_device_while_they_are_restored(photo: UInt8Array) -> None:
+    was_alone: list[bool] = []
+
+    class Looking(torch.nn.Module):
+        def forward(self, faces: torch.Tensor) -> torch.Tensor:
+            with OCCUPANCY.batch_on(torch.device("cpu")) as is_alone:
+                was_alone.append(is_alone())
+            return faces
+
+    page = Pixels(resample_samples(photo[:256, 80:400], (640, 512)))
+    restore = FaceFilter(FaceRestorer(Looking(), "RestoreFormer"), 1.0, torch.device("cpu"))
+    restore.apply(page, Pixels(photo[:256, 80:400]))
+    assert was_alone and not any(was_alone)
 
 
 def test_a_device_that_is_full_leaves_faces_and_a_lost_one_ends_the_run(photo: UInt8Array) -> None:
