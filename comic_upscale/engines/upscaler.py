@@ -192,7 +192,7 @@ def _one_size(scale: float | None, size: Size | None) -> Size:
 def _to_pixels(image: Image.Image | UInt8Array) -> Pixels:
     lossless = True
     if isinstance(image, Image.Image):
-        lossless = image.format != "JPEG"
+        lossless = image.format not in ("JPEG", "MPO")
         if image.mode not in ("L", "LA", "RGB", "RGBA"):
             raise SettingsError(
                 f"an image of mode {image.mode} is not supported: convert it to L, LA, RGB or RGBA"

@@ -25,7 +25,8 @@ from comic_upscale.imaging.gray import to_gray
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shape import decode_page
 from comic_upscale.imaging.target_size import find_target, grows
-from comic_upscale.library.page_rules import PageRules
+from comic_upscale.library.page_rules import FilteredPage, PageRules
+from comic_upscale.models.weights import cleans_white
 from comic_upscale.settings.job import FormatName, IccMode, JobSettings
 from comic_upscale.settings.sizes import Size
 
@@ -126,7 +127,8 @@ def compare(
         PageError: one of them cannot be decoded.
     """
     rules = rules or PageRules(settings)
-    before = _input_of_network(source, settings, rules, settings.icc_mode, name)
+    page = _input_of_network(source, settings, rules, settings.icc_mode, name)
+    before = page.pixels
     size = (before.width, before.height)
     header = read_header(output)
     target = (header.width, header.height)
@@ -135,33 +137,39 @@ def compare(
     after = decode(output, max_pixels=target[0] * target[1])
     if before.icc_profile != after.icc_profile:
         # The format cannot hold the profile, so the page was converted.
-        before = _input_of_network(source, settings, rules, "srgb", name)
+        before = _input_of_network(source, settings, rules, "srgb", name).pixels
         after = decode(output, max_pixels=target[0] * target[1], icc="srgb")
     screen = settings.screen
     gray_screen = screen is not None and screen.levels is not None
     if gray_screen and before.color.shape[2] == 3:
         before = replace(before, color=to_gray(before.color))
-    verdict = _judge(before, after, exact=after.lossless and not gray_screen)
+    verdict = _judge(
+        before,
+        after,
+        exact=after.lossless and not gray_screen,
+        cleans=cleans_white(page.settings.model, page.settings.denoise),
+    )
     return CheckedOutput(recorded_scores(verdict), verdict.reasons)
 
 
 def _input_of_network(
     source: bytes, settings: JobSettings, rules: PageRules, icc: IccMode, name: str
-) -> Pixels:
-    """Return a page as the network got it, before `prepare`."""
+) -> FilteredPage:
+    """Return a page as the network got it, before `prepare`, with its own settings."""
     page = decode_page(source, settings, icc=icc)
-    return as_filtered(page, source, name, rules).pixels
+    return as_filtered(page, source, name, rules)
 
 
-def _judge(before: Pixels, after: Pixels, *, exact: bool) -> Verdict:
+def _judge(before: Pixels, after: Pixels, *, exact: bool, cleans: bool) -> Verdict:
     """Compare what is visible; hidden colours are replaced in the source, and may have been left out of the output.
 
     Args:
         before: the source.
         after: the output.
         exact: whether the output has the samples that the remote gate saw: it is lossless, and not dithered.
+        cleans: whether the network was chosen to clean white.
     """
-    prepared = prepare(before)
+    prepared = prepare(before, cleans_white=cleans)
     source, larger = prepared.color, after.color
     if before.alpha is not None and after.alpha is None:
         source = _on_white(before).color

@@ -9,6 +9,7 @@ watercolour by -1.6. comic-compact-x3 shifts whole pages: newsprint by 1.6 level
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -47,14 +48,19 @@ def restore_tone(page: Pixels) -> Pixels:
         return page
     color = page.color
     unit = np.iinfo(color.dtype).max / 255
+    white = _find_white(color) if page.keeps_white else None
+    others: NDArray[np.float32] | float = 1.0
+    if white is not None:
+        # What white does not take must not fall on what is drawn beside it.
+        others = 1 - _average_cells(white[..., None].view(np.uint8), *tone.shape[:2])
     for _ in range(_ROUNDS):
         # One round may not be enough, since samples are clipped at white and black.
-        difference = tone - _average_cells(color, *tone.shape[:2])
+        difference = others * (tone - _average_cells(color, *tone.shape[:2]))
         if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * unit:
             break
         # Of an engine's array in another order, reshaping would make a copy, and the correction would be lost.
         color = np.require(color, requirements=["C", "W"])
-        _add(color, difference, keeps_white=page.keeps_white)
+        _add(color, difference, white)
     return replace(page, color=color, tone=None)
 
 
@@ -77,8 +83,22 @@ def _sum_rows(strip: SampleArray) -> NDArray[np.unsignedinteger]:
     return sums
 
 
-def _add(color: SampleArray, difference: NDArray[np.float32], *, keeps_white: bool) -> None:
-    """Add the difference of every cell, interpolated linearly between cells, strip by strip."""
+def _find_white(color: SampleArray) -> NDArray[np.bool_]:
+    """Return which pixels are pure white."""
+    top = np.iinfo(color.dtype).max
+    # Only for the largest sample are all bits set, and of all channels together.
+    together = reduce(np.bitwise_and, (color[:, :, channel] for channel in range(color.shape[2])))
+    return np.equal(together, top)
+
+
+def _add(color: SampleArray, difference: NDArray[np.float32], kept: NDArray[np.bool_] | None = None) -> None:
+    """Add the difference of every cell, interpolated linearly between cells, strip by strip.
+
+    Args:
+        color: changed in place.
+        difference: of each cell.
+        kept: pixels that do not become darker, height x width; None for none.
+    """
     height, width, channels = color.shape
     before, after, share = _interpolate(width, difference.shape[1])
     wide = difference[:, before] * (1 - share)[:, None] + difference[:, after] * share[:, None]
@@ -100,9 +120,8 @@ def _add(color: SampleArray, difference: NDArray[np.float32], *, keeps_white: bo
             weight = share[rows, None]
             field = upper[columns] * (1 - weight)
             field += lower[columns] * weight
-            if keeps_white:
-                white = color[rows].min(axis=2, keepdims=True) == top
-                samples = np.broadcast_to(white, color[rows].shape).reshape(len(field), -1)
+            if kept is not None:
+                samples = np.broadcast_to(kept[rows, :, None], color[rows].shape).reshape(len(field), -1)
                 np.maximum(field, 0, out=field, where=samples[:, columns])
             field += flat[rows, columns]
             np.rint(field.clip(0, top, out=field), out=field)

@@ -176,6 +176,8 @@ def _denoise(given: Mapping[str, str], of_preset: Mapping[str, Any]) -> dict[str
     has_model = "model" in given and given["model"].strip() != AUTO_MODEL
     if has_model or ("model" not in given and _has_strength(of_preset.get("model"))):
         return {"denoise": strength}
+    if strength == 0:
+        return {"denoise": None}
     return {"denoise": strength, "model": COMIC_DENOISE_MODEL}
 
 

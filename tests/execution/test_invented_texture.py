@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from comic_upscale.engines.base import Batch, Engine, Upscaled
-from comic_upscale.errors import PageError
+from comic_upscale.errors import DeviceError, PageError
 from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
@@ -22,9 +22,9 @@ from tests.fakes import NearestEngine
 class DottedEngine(NearestEngine):
     """Draws checks into a part of the page, as far as it is told to."""
 
-    def __init__(self, strength: int, *, fails: bool = False) -> None:
+    def __init__(self, strength: int, *, side: int = 40, fails: bool = False) -> None:
         super().__init__()
-        self._strength, self._fails = strength, fails
+        self._strength, self._side, self._fails = strength, side, fails
 
     def upscale(self, batch: Batch) -> Upscaled:
         if self._fails:
@@ -33,7 +33,8 @@ class DottedEngine(NearestEngine):
         super().upscale(batch)
         page = np.stack([_enlarge(each, batch.target_size) for each in batch.pixels])
         down, right = page.shape[1] // height, page.shape[2] // width
-        part = page[:, 40 * down : 80 * down, 40 * right : 80 * right]
+        end = 40 + self._side
+        part = page[:, 40 * down : end * down, 40 * right : end * right]
         rows, columns = np.indices(part.shape[1:3])
         signs = np.where((rows // 2 + columns // 2) % 2, 1, -1)[None, ..., None]
         part[:] = np.clip(part.astype(np.int16) + self._strength * signs, 0, 255)
@@ -55,14 +56,24 @@ def pages(tmp_path: Path) -> Path:
 
 
 def run(
-    pages: Path, strengths: dict[str, int], *, model: str = "comic-best", fails: str = "", **options: object
+    pages: Path,
+    strengths: dict[str, int],
+    *,
+    model: str = "comic-best",
+    fails: str = "",
+    cannot_open: str = "",
+    sides: dict[str, int] | None = None,
+    **options: object,
 ) -> tuple[JobFinished, dict[str, object], list[str]]:
     """Run a job; return its end, the row of its page, and the networks that were opened."""
     opened: list[str] = []
 
     def open_engines(settings: JobSettings, _: object) -> list[Engine]:
         opened.append(settings.model)
-        return [DottedEngine(strengths.get(settings.model, 0), fails=settings.model == fails)]
+        if settings.model == cannot_open:
+            raise DeviceError("the GPU has no memory for another network")
+        side = (sides or {}).get(settings.model, 40)
+        return [DottedEngine(strengths.get(settings.model, 0), side=side, fails=settings.model == fails)]
 
     settings = JobSettings(
         input=pages,
@@ -107,6 +118,27 @@ def test_without_a_second_result_the_page_is_suspect(pages: Path) -> None:
     finished, row, _ = run(pages, {"comic-best-x2": 60}, fails="comic-fast-x2")
     assert (finished.done, finished.suspects) == (1, 1)
     assert "texture that the source does not have" in str(row["suspect"])
+
+
+def test_a_calmer_network_that_cannot_be_opened_does_not_end_the_run(pages: Path) -> None:
+    (pages / "002.png").write_bytes((pages / "001.png").read_bytes()[:-12] + b"\0\0\0\0IEND\xaeB`\x82 ")
+    finished, row, opened = run(pages, {"comic-best-x2": 60}, cannot_open="comic-fast-x2", workers=1)
+    assert (finished.done, finished.failed, opened.count("comic-fast-x2")) == (2, 0, 1)
+    assert "texture that the source does not have" in str(row["suspect"])
+
+
+def test_much_less_texture_is_taken_also_where_some_is_left(pages: Path) -> None:
+    finished, row, _ = run(
+        pages, {"comic-best-x2": 60, "comic-fast-x2": 60}, sides={"comic-fast-x2": 20}, strict=True
+    )
+    assert (finished.done, finished.failed, finished.suspects) == (1, 0, 0)
+    assert "upscaled again with comic-fast-x2" in str(row["notes"])
+    assert json.loads(str(row["scores"]))["invented_group"] >= 3
+
+
+def test_a_raw_page_is_not_looked_at_for_texture(pages: Path) -> None:
+    finished, _, opened = run(pages, {"comic-best-x2": 60}, raw=True)
+    assert (finished.suspects, opened) == (0, ["comic-best-x2"])
 
 
 def test_a_calm_network_is_not_examined_and_no_other_is_opened(pages: Path) -> None:

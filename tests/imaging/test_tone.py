@@ -58,7 +58,7 @@ def test_the_correction_is_that_of_each_sample_alone() -> None:
     difference = tone_map(source) - _average_cells(larger, 4, 5)
     expected = larger + _spread(difference, larger.shape)
     changed = larger.copy()
-    _add(changed, difference, keeps_white=False)
+    _add(changed, difference)
     assert np.array_equal(changed, np.rint(expected.clip(0, 255)))
     assert (changed != larger).any()
 
@@ -112,3 +112,15 @@ def test_white_of_a_jpeg_is_not_made_darker(lossless: bool, cleans_white: bool, 
     page = prepare(Pixels(dirty, lossless=lossless), cleans_white=cleans_white)
     cleaned = replace(page, color=np.full((160, 160, 3), 255, np.uint8))
     assert (finish(cleaned).color == 255).all() == stays
+
+
+@pytest.mark.parametrize("paper", [254, 253, 250])
+def test_what_is_drawn_does_not_pay_for_white_that_stays(paper: int) -> None:
+    source = np.full((64, 64, 1), 128, np.uint8)
+    source[:, ::2] = paper
+    larger = np.full((128, 128, 1), 128, np.uint8)
+    larger[:, 0::4] = larger[:, 1::4] = 255
+    restored = restore_tone(Pixels(larger, tone=tone_map(source), keeps_white=True)).color
+    assert (restored[:, 0::4] == 255).all()
+    # Half of the pixels are white. The darker paper of the source is up to 2.5 levels of the average.
+    assert restored[:, 2::4].min() >= 126

@@ -10,8 +10,9 @@ from functools import partial
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.filters import open_filters
 from comic_upscale.engines.registry import OpenEngines, describe_loading, identify, prepare_engine
+from comic_upscale.errors import WeightsError
 from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
-from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
+from comic_upscale.execution.events import Fetching, Listener, Note, Preparing, from_thread
 from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.local.networks import Networks, OpenNetwork
 from comic_upscale.execution.local.pipeline import Pipeline, Tools
@@ -69,6 +70,17 @@ class LocalExecutor:
             if network == rules.networks[0]:
                 details = await asyncio.to_thread(describe_loading, own, weights)
         on_progress(Preparing(what=f"loading {model}" + (f": {details}" if details else "")))
+        calmer = _calmer_networks(settings, rules.networks) if settings.gate and not settings.raw else {}
+        for network in dict.fromkeys(calmer.values()):
+            if network not in opens:
+                own = replace(settings, model=network[0], denoise=network[1], rules=())
+                try:
+                    weights = await asyncio.to_thread(prepare_engine, own, fetching)
+                except WeightsError as error:
+                    on_progress(Note(text=f"pages with invented texture are not made again: {error}"))
+                    calmer = {each: other for each, other in calmer.items() if other != network}
+                else:
+                    opens[network] = partial(self._open_engines, own, weights)
         # Before the engines: a file that is none must not leave them open.
         filters = await asyncio.to_thread(open_filters, settings)
         first = rules.networks[0]
@@ -76,12 +88,6 @@ class LocalExecutor:
         devices.charge(spending)
         # A service would be paid twice, and may answer the same. From its kept answers, a page is made without filters.
         repeats = not settings.raw and (devices.engine.billing == "time" or bool(filters))
-        calmer = _calmer_networks(settings, rules.networks) if settings.gate else {}
-        for network in dict.fromkeys(calmer.values()):
-            if network not in opens:
-                own = replace(settings, model=network[0], denoise=network[1], rules=())
-                weights = await asyncio.to_thread(prepare_engine, own, fetching)
-                opens[network] = partial(self._open_engines, own, weights)
         networks = Networks(devices, first, opens, repeats=repeats, filters=filters, calmer=calmer)
         native_scales = {network[0]: _native_scale(settings, network[0]) for network in rules.networks}
         native_scales[first[0]] = devices.engine.native_scale

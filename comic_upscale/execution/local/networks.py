@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,6 +18,8 @@ from comic_upscale.execution.events import StageMeter
 from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.local.quality_gate import QualityGate
 from comic_upscale.library.page_rules import Network
+
+log = logging.getLogger(__name__)
 
 MOST_OPEN = 2
 """Networks that are open at the same time. More stay open only while all of them have pages on a device."""
@@ -45,7 +48,7 @@ class Networks:
     Args:
         base: the open engines of the job's own network.
         network: the job's own network.
-        others: the networks of its rules.
+        others: the networks of its rules, and the calmer ones.
         repeats: whether suspect pages may be upscaled again.
         filters: applied to each page after its engine.
         calmer: for networks that may invent texture, the one that makes such a page again.
@@ -63,7 +66,7 @@ class Networks:
     ) -> None:
         self.base = base
         """The engines of the job's own network, as they were opened first; perhaps closed since."""
-        self._repeats, self._filters, self._calmer = repeats, filters, calmer
+        self._repeats, self._filters, self._calmer = repeats, filters, dict(calmer)
         self._entries = {other: _Entry(open) for other, open in others.items()}
         self._entries[network].devices = base
         self._clock = 0
@@ -88,6 +91,12 @@ class Networks:
     def calmer(self, network: Network) -> Network | None:
         """Return the network that makes a page again on which this one invented texture; None if there is none."""
         return self._calmer.get(network)
+
+    def leave_out(self, calmer: Network, error: Exception) -> None:
+        """Do not use a calmer network again in this run, because of an error."""
+        if calmer in self._calmer.values():
+            log.warning("pages with invented texture are not made again with %s: %s", calmer[0], error)
+        self._calmer = {network: other for network, other in self._calmer.items() if other != calmer}
 
     def gate_of_others(self, network: Network) -> QualityGate:
         """Return the gate for pages of other networks that this one, which is or was open, made again."""

@@ -339,14 +339,16 @@ class Pipeline:
         result is right after all.
 
         Returns:
-            None if the calmer network failed, or its result is suspect for another reason.
-
-        Raises:
-            DeviceError: no device works.
+            None if the calmer network failed or could not be opened, or its result is suspect for another reason.
         """
         workers, target, format = self._tools.workers, page.target, page.task.format
         networks = self._tools.networks
-        again = await self._upscale_again(page, before, calmer)
+        try:
+            again = await self._upscale_again(page, before, calmer)
+        except ComicUpscaleError as error:
+            # The run does not depend on it. A device that is lost fails its next batch, too.
+            networks.leave_out(calmer, error)
+            return None
         if isinstance(again, PageError):
             return None
         notes, raw = again.notes, Handover(again)
@@ -360,9 +362,15 @@ class Pipeline:
             return await workers.compute(
                 "encode", page, "encode", Handover(first.pixels), target, format, page.matches
             )
-        if second.encoded is None:
+        encoded = second.encoded
+        if encoded is None and not second.verdict.only_invents:
             return None
-        page.verdict = second.verdict
+        # What is left of the texture may be in the source.
+        page.verdict = second.verdict.cleared()
+        if encoded is None:
+            encoded = await workers.compute(
+                "encode", page, "encode", Handover(second.pixels), target, format, page.matches
+            )
         page.notes = tuple(note for note in page.notes if note not in page.engine_notes)
         page.add_notes(
             (
@@ -370,7 +378,7 @@ class Pipeline:
                 f"upscaled again with {calmer[0]}: {page.network[0]} drew {'; '.join(first.verdict.reasons)}",
             )
         )
-        return second.encoded
+        return encoded
 
     async def _upscale_again(
         self, page: PageInFlight, before: Pixels, network: Network, *, conservative: bool = False
