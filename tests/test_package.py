@@ -16,7 +16,7 @@ WEIGHTS = [
     Path("weights/blazeface-back.safetensors"),
     *(
         Path(f"weights/comic-{name}.safetensors")
-        for name in ("best-x2", "best-x3", "compact-x3", "fast-x2", "fast-x3")
+        for name in ("best-x2", "best-x3", "compact-x3", "fast-x2-dn", "fast-x2", "fast-x3-dn", "fast-x3")
     ),
 ]
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from comic_upscale.errors import OutputError
 from comic_upscale.execution.events import Event, JobFinished
+from comic_upscale.imaging.codecs.png import write_png_at_once
 from comic_upscale.jobs.prune import prune
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone, VolumeDone
@@ -116,7 +117,14 @@ def large(count: int, seed: int = 0) -> dict[str, bytes]:
     return {f"p{at + 1:02}.png": picture(1000 * seed + at, (100, 130)) for at in range(count)}
 
 
-LIMIT = 210_000
+def _size_of_a_large_page() -> int:
+    """Return the bytes of a large page at 2x."""
+    with Image.open(io.BytesIO(large(1)["p01.png"])) as page:
+        samples = np.asarray(page).repeat(2, axis=0).repeat(2, axis=1)
+    return len(write_png_at_once(samples, None))
+
+
+LIMIT = 5 * _size_of_a_large_page() // 2
 """Bytes for two of the large pages at 2x."""
 
 

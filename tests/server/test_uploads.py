@@ -207,12 +207,16 @@ def test_an_upload_that_breaks_off_anywhere_leaves_nothing(
     assert [received.file.size for received in asyncio.run(read(len(whole))).files] == [1 << 20, 2 << 20]
 
 
-def test_a_full_disk_is_507_and_leaves_nothing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_507_and_leaves_nothing(
+    open_server: OpenServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from comic_upscale.storage.parts import Part
 
     def full(_self: Part) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    services = open_server(min_free_disk=5.0)
+    monkeypatch.setattr(LocalFiles, "free_percent", lambda _self: 50.0)
     with client_of(services, make_key(services, "me")) as client:
         monkeypatch.setattr(Part, "flush", full)
         answer = send(client, "a.png", "b.png")
