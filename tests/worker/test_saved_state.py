@@ -140,7 +140,8 @@ def _kill_the_first(settings: ServerSettings, services: Services, job_id: str, h
     }
     environment = clean_environment(home, **{name: value for name, value in variables.items() if value})
     worker = subprocess.Popen(
-        odd_command(settings.data, "--page-seconds", "0.3", "--idle-seconds", "5"),
+        # Slow enough that the job has not ended when a busy machine notices what is saved.
+        odd_command(settings.data, "--page-seconds", "1.5", "--idle-seconds", "5"),
         env=environment,
         cwd=REPOSITORY,
         stderr=subprocess.DEVNULL,
