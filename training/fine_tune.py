@@ -1,7 +1,7 @@
 """Train a network of the package further, on a CPU: ``python -m training.fine_tune --network fast --out FOLDER``.
 
 By default the inputs have heavy damage, which makes the network's denoising partner: the same network, begun with
-the shipped weights, that removes the dirt of JPEG. The program mixes the weights of both (``--denoise``). Both heads
+the shipped weights, that removes JPEG artifacts. The program mixes the weights of both (``--denoise``). Both heads
 are trained at once. Stop it at any time, or give it ``--minutes``: the same command continues.
 """
 
@@ -54,9 +54,11 @@ def main(
         Path | None, typer.Option(help="Folder for the drawn pages; OUT/drawn by default.")
     ] = None,
     shared: Annotated[Path, typer.Option(help="Folder with dev.json and dev/.")] = Path("../shared/comics"),
-    minutes: Annotated[float, typer.Option(help="Stop after so many, to be continued.")] = math.inf,
+    minutes: Annotated[
+        float, typer.Option(help="Stop after this many minutes. The same command continues.")
+    ] = math.inf,
     validate_every: Annotated[int, typer.Option(help="Steps between two validations.")] = 500,
-    watch: Annotated[int, typer.Option(help="Validate on every so many pages.")] = 2,
+    watch: Annotated[int, typer.Option(help="Use every Nth of the validation pages.")] = 2,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 1,
     steps: int = 6000,
     batch: int = 16,

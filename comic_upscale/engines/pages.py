@@ -15,7 +15,7 @@ from comic_upscale.imaging.extremes import channel_extremes
 from comic_upscale.imaging.faint_lines import find_faint_lines, restore_faint_lines
 from comic_upscale.imaging.flat_areas import restore_solid, solid_map
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
-from comic_upscale.imaging.tone import restore_tone, tone_map
+from comic_upscale.imaging.tone import paper_map, restore_tone, tone_map
 
 
 def prepare(page: Pixels, *, raw: bool = False, cleans_white: bool = False) -> Pixels:
@@ -27,7 +27,7 @@ def prepare(page: Pixels, *, raw: bool = False, cleans_white: bool = False) -> P
     Args:
         page: the decoded page.
         raw: whether the network's own pixels are wanted. Nothing is recorded then, so `finish` changes nothing.
-        cleans_white: whether the network was chosen to remove the dirt of JPEG, whatever the page's own file is.
+        cleans_white: whether the network was chosen to remove JPEG artifacts, whatever the page's own file is.
     """
     color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
     if raw:
@@ -39,9 +39,9 @@ def prepare(page: Pixels, *, raw: bool = False, cleans_white: bool = False) -> P
         solid=solid_map(color, page.alpha, extremes),
         faint=find_faint_lines(color, extremes),
         tone=tone_map(color),
-        # The dirt of JPEG makes white paper darker on average. The network removes it, and `finish` must not bring it
-        # back. White that was stored without loss has no dirt.
-        keeps_white=cleans_white or not page.lossless,
+        # JPEG artifacts make white paper darker on average. The network removes them, and `finish` must not bring them
+        # back. White that was stored without loss has none.
+        paper=paper_map(color) if cleans_white or not page.lossless else None,
     )
 
 

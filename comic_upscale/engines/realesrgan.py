@@ -35,7 +35,7 @@ from comic_upscale.engines.catalogue import CatalogueFactory
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 from comic_upscale.imaging.gray import eight_bits
 from comic_upscale.imaging.pixels import Borders, UInt8Array
-from comic_upscale.models.weights import cleans_white
+from comic_upscale.models.weights import is_mixed
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +68,7 @@ class RealESRGANFactory(CatalogueFactory):
 
     def identify(self, spec: EngineSpec) -> Identity:
         """As in the base class. A mix of two files is refused, because the program takes one file."""
-        if spec.denoise is not None and (spec.denoise < 1 or cleans_white(spec.model, spec.denoise)):
+        if is_mixed(spec.model, spec.denoise):
             raise SettingsError(f"--engine {NAME} does not support --denoise: use --engine torch")
         return super().identify(spec)
 

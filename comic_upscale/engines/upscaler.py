@@ -99,7 +99,7 @@ class Upscaler:
         Args:
             image: a Pillow image of mode L, LA, RGB or RGBA, or uint8 height x width (gray), or
                 height x width x 1 to 4 (gray, gray and alpha, RGB, RGBA). An image that Pillow opened from a JPEG is
-                known to have its dirt.
+                treated as such.
             scale: 1 to 8; 2.5 if no size is given either.
             size: instead of a scale, such as ``Width(2000)`` from ``comic_upscale.settings.sizes``.
 

@@ -16,7 +16,7 @@ from comic_upscale.errors import PageError
 from comic_upscale.execution.local.quality_gate import QualityGate, recorded_scores
 from comic_upscale.execution.local.steps import as_filtered
 from comic_upscale.execution.remote_host import RemotePageResult
-from comic_upscale.gate.verdict import Bounds, Verdict, bounds_of_cleaned, default_bounds, judge
+from comic_upscale.gate.verdict import Bounds, Verdict, default_bounds, judge
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode, read_header
 from comic_upscale.imaging.encode import check_encoded
@@ -180,7 +180,7 @@ def _judge(before: Pixels, after: Pixels, *, exact: bool, cleans: bool) -> Verdi
             np.ascontiguousarray(np.broadcast_to(each, (*each.shape[:2], 3))) for each in (source, larger)
         )
     bounds = default_bounds() if exact else _lossy_bounds()
-    return judge(source, larger, bounds=bounds_of_cleaned(bounds) if prepared.keeps_white else bounds)
+    return judge(source, larger, bounds=bounds, whitens_paper=prepared.paper is not None)
 
 
 def _lossy_bounds() -> Bounds:

@@ -13,7 +13,7 @@ from comic_upscale.imaging.pixels import UInt8Array
 
 _BYTES = 1 << 18
 """The bytes of a page that are summed at once: their sums stay in the processor's cache."""
-_FOR_PILLOW = 48_000_000
+MOST_COPIED = 48_000_000
 """The most samples of a page that Pillow may copy."""
 
 
@@ -27,7 +27,7 @@ def reduce_by(pixels: UInt8Array, size: tuple[int, int], block: tuple[int, int])
     """
     (columns, rows), (across, down) = size, block
     channels = pixels.shape[2]
-    if block == (2, 2) and pixels.size <= _FOR_PILLOW:
+    if block == (2, 2) and pixels.size <= MOST_COPIED:
         used = np.ascontiguousarray(pixels[: rows * down, : columns * across])
         image = Image.fromarray(used[:, :, 0] if channels == 1 else used)
         return np.asarray(image.reduce(2)).reshape(rows, columns, channels)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comic_upscale.gate.reduce import reduce_by
+from comic_upscale.gate.reduce import MOST_COPIED, reduce_by
 from comic_upscale.gate.seams import worst_seam, worst_step
 from comic_upscale.gate.texture import NO_ISLANDS, Islands, find_islands
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
@@ -47,8 +47,6 @@ _LEAST_TILE = 24
 """A tile with a shorter side, in shrunk pixels, is not scored separately."""
 _LEAST_GRADIENT = 9.0
 """The smallest mean squared gradient in its weakest direction, in levels per pixel, with which a shift is scored."""
-_AT_ONCE = 48_000_000
-"""A page with at most this many samples is shrunk in one piece, a larger page in pieces of an eighth of it."""
 _FILTER_REACH = 2
 """Shrunk pixels around a row that the filter may use."""
 _GAP = 3.0
@@ -111,7 +109,7 @@ class Scores:
     raw_black: float
     """``black_drift`` of the raw output."""
     invented: float
-    """Blocks of the raw output with texture that the source does not have (``texture.py``); 0 if nobody looked."""
+    """Blocks of the raw output with texture that the source does not have (``texture.py``); 0 if not measured."""
     invented_group: float
     """How many of these blocks touch each other, in the largest group."""
 
@@ -154,6 +152,8 @@ def compare(
     larger: UInt8Array,
     borders: Borders = NO_BORDERS,
     raw: RawOutput | None = None,
+    *,
+    whitens_paper: bool = False,
 ) -> Scores:
     """Score an upscaled page against its source.
 
@@ -162,6 +162,7 @@ def compare(
         larger: uint8, any larger height x width x the same C.
         borders: the borders between tiles in the upscaled page.
         raw: the raw output of the same page; None if nothing was corrected.
+        whitens_paper: whether paper may become lighter, without counting for the brightness.
     """
     grid = _Grid.of(source, larger)
     ratio = source.shape[0] * grid.used[1] / grid.size[1]
@@ -173,6 +174,8 @@ def compare(
     ink = _Ink.of(before)
     moved = _subtract(small, small_source)
     brightness, tint = _moves(moved, ink)
+    if whitens_paper:
+        brightness = _brightness_beside_paper(moved, before)
     squares = _Squares.of(before, after)
     borders_there = _borders_at(borders, larger.shape, before.shape)
     tiles = _tiles(borders_there, before.shape)
@@ -272,7 +275,7 @@ def _shrink(pixels: UInt8Array, grid: _Grid) -> UInt8Array:
     # A plain mean may do only a part of the reduction: the filter sees its blocks in place of pixels, and too large
     # blocks would take contrast from the page, but not from its source.
     # Pillow copies its input, so a large page is processed in groups of rows.
-    rows = size[1] if pixels.size <= _AT_ONCE else max(1, size[1] * _AT_ONCE // (8 * pixels.size))
+    rows = size[1] if pixels.size <= MOST_COPIED else max(1, size[1] * MOST_COPIED // (8 * pixels.size))
     ratio = height / size[1]
     small = []
     for first in range(0, size[1], rows):
@@ -383,6 +386,13 @@ def _moves(difference: Floats, ink: _Ink) -> tuple[float, float]:
     whole, inked = ink.weights @ difference
     apart = [whole] if ink.share < _LEAST_INK else [whole, inked]
     return abs(float(whole.mean())), max(float(np.abs(each - each.mean()).max()) for each in apart)
+
+
+def _brightness_beside_paper(difference: Floats, luma: Floats) -> float:
+    """Return the change in brightness of the page, to which paper that became lighter adds nothing."""
+    paper = (luma >= _INK).reshape(-1).astype(np.float32)
+    on_paper, elsewhere = np.stack((paper, 1 - paper)) @ difference
+    return abs(float((np.minimum(on_paper, 0) + elsewhere).mean())) / len(paper)
 
 
 def _tone(difference: Floats, luma: Floats, unshrunk: UInt8Array) -> float:

@@ -24,9 +24,6 @@ _MOST_INVENTED = 5
 """Blocks with invented texture on a page, from which it is suspect. A single one may be a crisp corner."""
 _MOST_INVENTED_GROUP = 3
 """Blocks that touch each other, from which the eye sees an island."""
-_CLEANED_BRIGHTNESS = 1.0
-"""The bound of brightness for pages whose white is cleaned: 1.6 times that of the worst of 180 JPEGs with a quality of
-20, 50 and 85."""
 _MEANS = ("brightness", "tint", "shift", "white_drift", "black_drift", "chroma", "raw_tint", "raw_tone",
           "raw_white", "raw_black")  # fmt: skip
 """Scores that are means over the page."""
@@ -76,7 +73,7 @@ class Verdict:
         """Whether the page is suspect because of its invented texture alone."""
         return len(self.reasons) == 1 and _has_invented(self.scores)
 
-    def is_calmer_than(self, other: Verdict) -> bool:
+    def has_half_the_texture_of(self, other: Verdict) -> bool:
         """Return whether a page has at most half of the invented texture of another."""
         return 2 * self.scores.invented <= other.scores.invented
 
@@ -105,11 +102,6 @@ def bounds_for(identity: str, fidelity: str = "faithful") -> Bounds:
 def default_bounds() -> Bounds:
     """Return the bounds of all models together."""
     return Bounds(**thresholds()["bounds"])
-
-
-def bounds_of_cleaned(bounds: Bounds) -> Bounds:
-    """Return the bounds for a page whose white becomes lighter, because the dirt of JPEG is removed from it."""
-    return replace(bounds, brightness=max(bounds.brightness, _CLEANED_BRIGHTNESS))
 
 
 def bounds_of_size(bounds: Bounds, height: int, width: int) -> Bounds:
@@ -165,6 +157,7 @@ def judge(
     *,
     raw: RawOutput | None = None,
     bounds: Bounds | None = None,
+    whitens_paper: bool = False,
 ) -> Verdict:
     """Judge an upscaled page by its source.
 
@@ -174,9 +167,10 @@ def judge(
         borders: the borders between tiles in the upscaled page.
         raw: the result of `measure_raw_output` for the same page; None if nothing was corrected.
         bounds: for pages of ordinary size; None for those of all models.
+        whitens_paper: whether paper may become lighter.
     """
     # Truncation is the same for both pages.
-    scores = compare(high_bytes(source), high_bytes(larger), borders, raw)
+    scores = compare(high_bytes(source), high_bytes(larger), borders, raw, whitens_paper=whitens_paper)
     bounds = bounds_of_size(bounds or default_bounds(), source.shape[0], source.shape[1])
     return Verdict(scores, reasons(scores, bounds))
 

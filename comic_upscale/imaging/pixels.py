@@ -72,6 +72,16 @@ class FaintLines:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Paper:
+    """The nearly white pixels of a page, in the cells of its tone; see ``tone.py``."""
+
+    lacks: NDArray[np.float32]
+    """How far they are from white, as a mean over all pixels of the cell: rows x columns x channels, samples."""
+    share: NDArray[np.float32]
+    """Their share of the cell: rows x columns x 1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
     """The samples of one page, upright (orientation already applied), and its metadata."""
 
@@ -93,8 +103,8 @@ class Pixels:
     """The faint lines of the source; see ``faint_lines.py``."""
     tone: NDArray[np.float32] | None = None
     """The averages of the source's broad areas; see ``tone.py``."""
-    keeps_white: bool = False
-    """Whether pure white stays white when the averages are restored: the network removes the dirt of JPEG from it."""
+    paper: Paper | None = None
+    """The paper of the source, if the network may make it whiter than it was; see ``tone.py``."""
     borders: Borders = NO_BORDERS
     """The borders of tiles in ``color``, which the gate checks."""
     answers: tuple[str, ...] = ()

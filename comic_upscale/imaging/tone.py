@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from comic_upscale.imaging.pixels import Pixels, SampleArray
+from comic_upscale.imaging.pixels import Paper, Pixels, SampleArray
 
 CELL = 32
 """The side of a cell whose average is kept, in source pixels. It is far coarser than any drawn line."""
@@ -23,6 +23,8 @@ ENOUGH = 0.25
 """The average of a page is corrected only if it moved by more than this, in grey levels."""
 
 _ROUNDS = 2
+_NEARLY_WHITE = 245 / 255
+"""Paper is at least this white, as in the gate. What JPEG leaves on white is darker only beside ink."""
 _UNCHANGED = 0.49
 """A sample that moves by at most this is rounded back to its value."""
 _ROWS = 16
@@ -34,11 +36,22 @@ def tone_map(color: SampleArray) -> NDArray[np.float32]:
     return _average_cells(color, -(-height // CELL), -(-width // CELL))
 
 
+def paper_map(color: SampleArray) -> Paper:
+    """Return the paper of every cell of a page for `restore_tone`."""
+    top = np.iinfo(color.dtype).max
+    height, width = color.shape[:2]
+    rows, columns = -(-height // CELL), -(-width // CELL)
+    nearly = _darkest_channel(color) >= _NEARLY_WHITE * top
+    lacks = np.where(nearly[..., None], top - color, 0).astype(color.dtype)
+    return Paper(_average_cells(lacks, rows, columns), _share_of(nearly, rows, columns))
+
+
 def restore_tone(page: Pixels) -> Pixels:
     """Restore the averages of an upscaled page to those of its source.
 
-    The difference is spread smoothly, so it neither adds nor removes edges. If the page ``keeps_white``, pure white is
-    not made darker: the average of the source would bring back, evenly, the dirt that the network has removed.
+    The difference is spread smoothly, so it neither adds nor removes edges. If the page has a map of its paper, what
+    the network made pure white stays so: the average of the source would bring back, evenly, the artifacts that the
+    network has removed. Such paper then counts as white in the source, so that nothing else is made darker for it.
 
     Args:
         page: upscaled, with the averages of its source. A writable, contiguous ``color`` is changed in place.
@@ -47,21 +60,32 @@ def restore_tone(page: Pixels) -> Pixels:
     if tone is None:
         return page
     color = page.color
-    unit = np.iinfo(color.dtype).max / 255
-    white = _find_white(color) if page.keeps_white else None
-    others: NDArray[np.float32] | float = 1.0
-    if white is not None:
-        # What white does not take must not fall on what is drawn beside it.
-        others = 1 - _average_cells(white[..., None].view(np.uint8), *tone.shape[:2])
+    top = np.iinfo(color.dtype).max
+    white = None
+    if page.paper is not None:
+        white = _darkest_channel(color) == top
+        became = _share_of(white, *tone.shape[:2]) / np.maximum(page.paper.share, np.float32(1e-6))
+        tone = tone + page.paper.lacks * np.minimum(became, 1)
     for _ in range(_ROUNDS):
         # One round may not be enough, since samples are clipped at white and black.
-        difference = others * (tone - _average_cells(color, *tone.shape[:2]))
-        if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * unit:
+        difference = tone - _average_cells(color, *tone.shape[:2])
+        if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * top / 255:
             break
         # Of an engine's array in another order, reshaping would make a copy, and the correction would be lost.
         color = np.require(color, requirements=["C", "W"])
         _add(color, difference, white)
     return replace(page, color=color, tone=None)
+
+
+def _share_of(pixels: NDArray[np.bool_], rows: int, columns: int) -> NDArray[np.float32]:
+    """Return the share of these pixels in every cell: rows x columns x 1."""
+    return _average_cells(pixels[..., None].view(np.uint8), rows, columns)
+
+
+def _darkest_channel(color: SampleArray) -> SampleArray:
+    """Return the smallest sample of each pixel. NumPy's minimum over an axis of three takes ten times as long."""
+    darkest: SampleArray = reduce(np.minimum, (color[:, :, channel] for channel in range(color.shape[2])))
+    return darkest
 
 
 def _average_cells(color: SampleArray, rows: int, columns: int) -> NDArray[np.float32]:
@@ -81,14 +105,6 @@ def _sum_rows(strip: SampleArray) -> NDArray[np.unsignedinteger]:
     largest = len(strip) * np.iinfo(strip.dtype).max
     sums: NDArray[np.unsignedinteger] = strip.sum(axis=0, dtype=np.min_scalar_type(largest))
     return sums
-
-
-def _find_white(color: SampleArray) -> NDArray[np.bool_]:
-    """Return which pixels are pure white."""
-    top = np.iinfo(color.dtype).max
-    # Only for the largest sample are all bits set, and of all channels together.
-    together = reduce(np.bitwise_and, (color[:, :, channel] for channel in range(color.shape[2])))
-    return np.equal(together, top)
 
 
 def _add(color: SampleArray, difference: NDArray[np.float32], kept: NDArray[np.bool_] | None = None) -> None:

@@ -56,7 +56,7 @@ class Model:
     """Weights with another denoise strength, mixed in for the strengths between; None if the model has none."""
     own_strength: int = 1
     """The denoise strength of ``weights``, 1 or 0. That of ``denoise_weights`` is the other one."""
-    calmer: str = ""
+    fallback: str = ""
     """The bundled model that makes a page again on which this one invented texture; empty if there is none."""
 
     @property
@@ -83,7 +83,7 @@ def _own(
     size: int,
     sha256: str,
     purpose: str,
-    calmer: str = "",
+    fallback: str = "",
     partner: tuple[int, str] | None = None,
 ) -> Model:
     """Describe a bundled network, whose file is weights/NAME.safetensors. The tests compare both.
@@ -97,7 +97,7 @@ def _own(
         licence="MIT",
         tflop_per_page=_own_tflop(features, convolutions, scale),
         weights=WeightsFile(f"{name}.safetensors", "", size, sha256),
-        calmer=calmer,
+        fallback=fallback,
         denoise_weights=None if partner is None else WeightsFile(f"{name}-dn.safetensors", "", *partner),
         own_strength=0,
     )
@@ -113,7 +113,7 @@ _MODELS = (
         "8f276e09dc4ea5b87a12039420556e338500c89925ae19ba04bad0c1922de079",
         "comics and manga of all kinds, true to the drawing: a quarter of the work of "
         "realesr-animevideov3, no download",
-        calmer="comic-fast-x3",
+        fallback="comic-fast-x3",
     ),
     _own(
         "comic-best-x2",
@@ -123,7 +123,7 @@ _MODELS = (
         1_799_496,
         "09f71983193c6bc9e6ab180173a28b6afb30365e12ffcde3e5b572d7ba522924",
         "comic-best for factors up to 2: about 1.4 times the work of realesr-animevideov3, no download",
-        calmer="comic-fast-x2",
+        fallback="comic-fast-x2",
     ),
     _own(
         "comic-best-x3",
@@ -133,7 +133,7 @@ _MODELS = (
         1_816_806,
         "29a5bbe2510905ac8fb4759ae999f76c8e313e5b98126b723c8bd9495dce9ed5",
         "comic-best for factors above 2: about 1.4 times the work of realesr-animevideov3, no download",
-        calmer="comic-fast-x3",
+        fallback="comic-fast-x3",
     ),
     _own(
         "comic-fast-x2",
@@ -287,3 +287,11 @@ def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
         f"The models are: {', '.join([*FAMILIES, *(model.name for model in catalogue.values())])}. "
         "The path of a .pth or .safetensors file works too"
     )
+
+
+def known_model(name: str) -> Model | None:
+    """Return the model with this name, as `find_model` does; None if there is none, such as for the path of a file."""
+    try:
+        return find_model(name)
+    except WeightsError:
+        return None

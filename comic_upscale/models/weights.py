@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from comic_upscale.errors import SettingsError, WeightsError
-from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile, family_of, find_model, in_family
+from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile, family_of, find_model, known_model
 from comic_upscale.models.digest import sha256_of
 from comic_upscale.models.download import OnProgress, fetch
 
@@ -123,15 +123,21 @@ def mixes(denoise: float | None, own_strength: int = 1) -> bool:
     return denoise is not None and denoise != own_strength
 
 
-def cleans_white(model: str, denoise: float | None) -> bool:
-    """Return whether a network with this denoise strength removes the dirt of JPEG from white.
+def is_mixed(model: str, denoise: float | None) -> bool:
+    """Return whether a model with this denoise strength is made of two files.
 
     Args:
         model: a name in the catalogue, or the path of a file, for which the result is False.
         denoise: 0..1; None if not specified.
     """
-    entry = CATALOGUE.get(in_family(model, None))
-    return entry is not None and mixes(denoise, entry.own_strength) and entry.own_strength == 0
+    entry = known_model(model)
+    return entry is not None and mixes(denoise, entry.own_strength)
+
+
+def cleans_white(model: str, denoise: float | None) -> bool:
+    """Return whether a network with this denoise strength removes JPEG artifacts from white; arguments as there."""
+    entry = known_model(model)
+    return entry is not None and entry.own_strength == 0 and mixes(denoise, entry.own_strength)
 
 
 def resolve_weights(
@@ -276,6 +282,7 @@ __all__ = [
     "fetch",
     "identify_weights",
     "identity_of",
+    "is_mixed",
     "locate",
     "mixes",
     "no_denoise",

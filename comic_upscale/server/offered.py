@@ -22,7 +22,7 @@ from comic_upscale.settings.option_json import to_json
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
 from comic_upscale.settings.profiles import built_in, built_in_names
 
-DENOISE_MODEL = "realesr-general-x4v3"
+PHOTO_DENOISE_MODEL = "realesr-general-x4v3"
 """The model for photographs that has a denoise strength."""
 COMIC_DENOISE_MODEL = "comic-fast"
 """The model for pages that has a denoise strength. It is part of the package."""
@@ -62,13 +62,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "art": _built_in("Drawn pages in colour, quickly.", model="realesr-animevideov3"),
         "photo": _built_in(
             "Photographs: moderate denoising, gray stays as stored.",
-            model=DENOISE_MODEL,
+            model=PHOTO_DENOISE_MODEL,
             denoise=0.5,
             gray="keep",
         ),
         "face": _built_in(
             "Portraits: light denoising, gray stays as stored.",
-            model=DENOISE_MODEL,
+            model=PHOTO_DENOISE_MODEL,
             denoise=0.25,
             gray="keep",
         ),

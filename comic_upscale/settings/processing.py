@@ -276,7 +276,7 @@ class ProcessingSettings:
         float | None, Ge(0), Le(1),
         Opt(
             "Denoise strength of comic-fast and realesr-general-x4v3. comic-fast: 0 is the network as it is, and 1 "
-            "removes dirt of JPEG around lines and lettering. realesr-general-x4v3: 0 keeps grain, 1 smooths most.",
+            "removes JPEG artifacts around lines and lettering. realesr-general-x4v3: 0 keeps grain, 1 smooths most.",
             metavar="0..1", panel=NETWORK, fingerprint="always",
         ),
     ] = None  # fmt: skip
@@ -444,7 +444,8 @@ class ProcessingSettings:
         bool,
         Opt(
             "Compare every page with its source. A page that looks wrong is upscaled again by the most conservative "
-            "path. If it still looks wrong, it is marked as suspect (status --suspects).",
+            "path, or by comic-fast if comic-best or comic-compact-x3 drew texture of its own. If it still looks "
+            "wrong, it is marked as suspect (status --suspects).",
             panel=LIMITS,
         ),
     ] = True  # fmt: skip

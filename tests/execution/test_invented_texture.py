@@ -1,4 +1,4 @@
-"""A page on which a network invented texture is made again by a calmer network of the package."""
+"""A page on which a network invented texture is made again by another network of the package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fakes import NearestEngine
 
 
 class DottedEngine(NearestEngine):
-    """Draws checks into a part of the page, as far as it is told to."""
+    """Draws a checkerboard of a given strength into part of the page."""
 
     def __init__(self, strength: int, *, side: int = 40, fails: bool = False) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def loudest(pages: Path) -> int:
         return int(np.abs(np.asarray(output.convert("L")).astype(int) - 130).max())
 
 
-def test_the_result_of_a_calmer_network_is_taken_and_said(pages: Path) -> None:
+def test_the_result_of_a_fallback_network_is_taken_and_said(pages: Path) -> None:
     finished, row, opened = run(pages, {"comic-best-x2": 60})
     assert (finished.done, finished.suspects, opened) == (1, 0, ["comic-best-x2", "comic-fast-x2"])
     assert "upscaled again with comic-fast-x2: comic-best-x2 drew texture" in str(row["notes"])
@@ -120,7 +120,7 @@ def test_without_a_second_result_the_page_is_suspect(pages: Path) -> None:
     assert "texture that the source does not have" in str(row["suspect"])
 
 
-def test_a_calmer_network_that_cannot_be_opened_does_not_end_the_run(pages: Path) -> None:
+def test_a_fallback_network_that_cannot_be_opened_does_not_end_the_run(pages: Path) -> None:
     (pages / "002.png").write_bytes((pages / "001.png").read_bytes()[:-12] + b"\0\0\0\0IEND\xaeB`\x82 ")
     finished, row, opened = run(pages, {"comic-best-x2": 60}, cannot_open="comic-fast-x2", workers=1)
     assert (finished.done, finished.failed, opened.count("comic-fast-x2")) == (2, 0, 1)

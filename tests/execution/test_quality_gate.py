@@ -189,7 +189,7 @@ def test_a_network_that_does_nothing_right_is_not_asked_twice_for_ever(
     assert (finished.suspects, engine.conservative) == (3, 1)
 
 
-def test_paper_cleaned_of_jpeg_dirt_is_no_fault(pages: Path) -> None:
+def test_paper_cleaned_of_jpeg_artifacts_is_no_fault(pages: Path) -> None:
     """With a strength, white becomes lighter than the source has it; the page is still compared in everything else."""
     for path in sorted(pages.iterdir()):
         with Image.open(path) as image:

@@ -376,8 +376,22 @@ def test_a_large_page_is_shrunk_some_rows_at_a_time(monkeypatch: pytest.MonkeyPa
 
     fromarray = Image.fromarray
     monkeypatch.setattr(Image, "fromarray", watched)
-    monkeypatch.setattr(scores, "_AT_ONCE", page.size - 1)
+    monkeypatch.setattr(scores, "MOST_COPIED", page.size - 1)
     parts = scores._shrink(page, grid)
     assert len(copied) >= 8
     assert max(copied) <= page.nbytes / 6
     assert np.abs(parts.astype(int) - whole).max() <= 2
+
+
+def test_paper_that_became_white_hides_nothing_of_what_is_drawn() -> None:
+    source = np.full((128, 128, 1), 128, np.uint8)
+    source[:64] = 252
+    cleaned = source.repeat(2, axis=0).repeat(2, axis=1)
+    cleaned[:128] = 255
+    assert compare(source, cleaned).brightness == 1.5
+    assert compare(source, cleaned, whitens_paper=True).brightness == 0
+    lighter = cleaned.copy()
+    lighter[128:] += 2
+    assert compare(source, lighter, whitens_paper=True).brightness == 1
+    # Gray that became white was no paper.
+    assert compare(source, np.full_like(cleaned, 255), whitens_paper=True).brightness > 60

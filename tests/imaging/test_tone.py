@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from comic_upscale.engines.pages import finish, prepare
 from comic_upscale.imaging.flat_areas import restore_solid, solid_map
 from comic_upscale.imaging.pixels import Pixels
-from comic_upscale.imaging.tone import ENOUGH, _add, _average_cells, _interpolate, restore_tone, tone_map
+from comic_upscale.imaging.tone import (
+    ENOUGH,
+    _add,
+    _average_cells,
+    _interpolate,
+    paper_map,
+    restore_tone,
+    tone_map,
+)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
@@ -89,7 +97,7 @@ def test_white_stays_white_where_the_network_has_removed_the_dirt_from_it(channe
     larger[:, :64] = 200
     tone = tone_map(source)
     usual = restore_tone(Pixels(larger.copy(), tone=tone)).color
-    kept = restore_tone(Pixels(larger.copy(), tone=tone, keeps_white=True)).color
+    kept = restore_tone(Pixels(larger.copy(), tone=tone, paper=paper_map(source))).color
     assert usual[:, 100:].max() < 255
     assert (kept[:, 64:] == 255).all()
     assert (kept[:, :32] > 200).all() and np.array_equal(kept[:, :32], usual[:, :32]), (
@@ -100,7 +108,7 @@ def test_white_stays_white_where_the_network_has_removed_the_dirt_from_it(channe
 def test_gray_may_become_white_where_white_is_kept() -> None:
     larger = np.full((128, 128, 1), 250, np.uint8)
     source = np.full((64, 64, 1), 255, np.uint8)
-    assert (restore_tone(Pixels(larger, tone=tone_map(source), keeps_white=True)).color == 255).all()
+    assert (restore_tone(Pixels(larger, tone=tone_map(source), paper=paper_map(source))).color == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +128,34 @@ def test_what_is_drawn_does_not_pay_for_white_that_stays(paper: int) -> None:
     source[:, ::2] = paper
     larger = np.full((128, 128, 1), 128, np.uint8)
     larger[:, 0::4] = larger[:, 1::4] = 255
-    restored = restore_tone(Pixels(larger, tone=tone_map(source), keeps_white=True)).color
+    restored = restore_tone(Pixels(larger, tone=tone_map(source), paper=paper_map(source))).color
     assert (restored[:, 0::4] == 255).all()
-    # Half of the pixels are white. The darker paper of the source is up to 2.5 levels of the average.
-    assert restored[:, 2::4].min() >= 126
+    assert (restored[:, 2::4] == 128).all()
+
+
+def test_a_pale_tint_is_no_paper_that_became_white() -> None:
+    source = np.full((64, 64, 3), 250, np.uint8)
+    larger = np.full((160, 160, 3), 252, np.uint8)
+    restored = restore_tone(Pixels(larger, tone=tone_map(source), paper=paper_map(source))).color
+    assert (restored == 250).all()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_what_is_drawn_beside_such_white_is_restored(kind: type[np.uint8 | np.uint16]) -> None:
+    unit = np.iinfo(kind).max // 255
+    source = np.full((64, 64, 3), 252, np.uint8)
+    source[:, ::2] = 120
+    larger = source.repeat(2, axis=0).repeat(2, axis=1)
+    larger[larger == 252] = 255
+    larger[larger == 120] = 124
+    result = (
+        restore_tone(
+            Pixels(
+                larger.astype(kind) * unit,
+                tone=tone_map(source.astype(kind) * unit),
+                paper=paper_map(source.astype(kind) * unit),
+            )
+        ).color
+        // unit
+    )
+    assert set(np.unique(result)) <= {120, 121, 255}

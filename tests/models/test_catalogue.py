@@ -79,10 +79,10 @@ def test_our_own_denoising_partner_is_the_one_of_the_catalogue(own: str) -> None
     assert layers == of_base
 
 
-def test_a_calmer_model_is_part_of_the_package_and_has_the_same_factor() -> None:
-    calmer = {model.name: model.calmer for model in CATALOGUE.values() if model.calmer}
-    assert set(calmer) == {"comic-compact-x3", "comic-best-x2", "comic-best-x3"}
-    for name, other in calmer.items():
+def test_a_fallback_model_is_part_of_the_package_and_has_the_same_factor() -> None:
+    fallback = {model.name: model.fallback for model in CATALOGUE.values() if model.fallback}
+    assert set(fallback) == {"comic-compact-x3", "comic-best-x2", "comic-best-x3"}
+    for name, other in fallback.items():
         assert CATALOGUE[other].weights.bundled
         assert CATALOGUE[other].native_scale == CATALOGUE[name].native_scale
 

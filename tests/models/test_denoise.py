@@ -80,7 +80,7 @@ def test_more_strength_is_further_from_the_network_and_nearer_to_its_partner(pag
     assert from_partner == sorted(from_partner, reverse=True) and from_partner[-2] > 0
 
 
-def test_the_dirt_of_jpeg_goes(page: Image.Image) -> None:
+def test_jpeg_artifacts_go(page: Image.Image) -> None:
     def pure(denoise: float) -> float:
         return float((enlarged(page, denoise) == 255).mean())
 

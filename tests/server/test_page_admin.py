@@ -340,7 +340,7 @@ def test_two_people_change_settings_at_a_time(services: Services, boss: httpx.Cl
     assert post(boss, "/admin/settings", **second | {"max_files": "7"}).status_code == 303
     settings = services.settings
     assert (settings.retention_days, settings.max_files) == (3, 7)
-    # Both people changed the same field, so the second one is told, and can save again.
+    # Both changed the same field: the second one sees a message, and can save again.
     told = post(boss, "/admin/settings", **second | {"retention_days": "5", "max_files": "9"})
     assert told.status_code == 409 and "somebody changed max files to 7, retention days to 3." in told.text
     assert services.settings.retention_days == 3

@@ -20,7 +20,7 @@ from comic_upscale.execution.local.steps import PageSteps
 from comic_upscale.execution.local.workers import Workers, feeds_fast_device
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.library.page_rules import Network, PageRules
-from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.models.catalogue import CATALOGUE, known_model
 from comic_upscale.models.default_model import assumed_native_scale
 from comic_upscale.settings.job import JobSettings
 
@@ -70,15 +70,15 @@ class LocalExecutor:
             if network == rules.networks[0]:
                 details = await asyncio.to_thread(describe_loading, own, weights)
         on_progress(Preparing(what=f"loading {model}" + (f": {details}" if details else "")))
-        calmer = _calmer_networks(settings, rules.networks) if settings.gate and not settings.raw else {}
-        for network in dict.fromkeys(calmer.values()):
+        fallbacks = _fallback_networks(settings, rules.networks) if settings.gate and not settings.raw else {}
+        for network in dict.fromkeys(fallbacks.values()):
             if network not in opens:
                 own = replace(settings, model=network[0], denoise=network[1], rules=())
                 try:
                     weights = await asyncio.to_thread(prepare_engine, own, fetching)
                 except WeightsError as error:
                     on_progress(Note(text=f"pages with invented texture are not made again: {error}"))
-                    calmer = {each: other for each, other in calmer.items() if other != network}
+                    fallbacks = {each: other for each, other in fallbacks.items() if other != network}
                 else:
                     opens[network] = partial(self._open_engines, own, weights)
         # Before the engines: a file that is none must not leave them open.
@@ -88,7 +88,7 @@ class LocalExecutor:
         devices.charge(spending)
         # A service would be paid twice, and may answer the same. From its kept answers, a page is made without filters.
         repeats = not settings.raw and (devices.engine.billing == "time" or bool(filters))
-        networks = Networks(devices, first, opens, repeats=repeats, filters=filters, calmer=calmer)
+        networks = Networks(devices, first, opens, repeats=repeats, filters=filters, fallbacks=fallbacks)
         native_scales = {network[0]: _native_scale(settings, network[0]) for network in rules.networks}
         native_scales[first[0]] = devices.engine.native_scale
         steps = PageSteps(settings, native_scales, identities)
@@ -133,14 +133,15 @@ class LocalExecutor:
         return self._tools
 
 
-def _calmer_networks(settings: JobSettings, networks: Sequence[Network]) -> dict[Network, Network]:
+def _fallback_networks(settings: JobSettings, networks: Sequence[Network]) -> dict[Network, Network]:
     """Return for each network that may invent texture the one that makes such a page again."""
     if settings.backend != _TORCH:
         return {}
+    models = {network: known_model(network[0]) for network in networks}
     return {
-        (model, denoise): (CATALOGUE[model].calmer, denoise)
-        for model, denoise in networks
-        if model in CATALOGUE and CATALOGUE[model].calmer
+        network: (model.fallback, network[1])
+        for network, model in models.items()
+        if model is not None and model.fallback
     }
 
 

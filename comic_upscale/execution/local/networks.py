@@ -35,7 +35,7 @@ class _Entry:
     """Held while the network is opened or closed."""
     devices: Devices | None = None
     gate: QualityGate | None = None
-    gate_of_others: QualityGate | None = None
+    fallback_gate: QualityGate | None = None
     """The gate of pages on which another network invented texture."""
     users: int = 0
     used_at: int = 0
@@ -48,10 +48,10 @@ class Networks:
     Args:
         base: the open engines of the job's own network.
         network: the job's own network.
-        others: the networks of its rules, and the calmer ones.
+        others: the networks of its rules, and the fallbacks.
         repeats: whether suspect pages may be upscaled again.
         filters: applied to each page after its engine.
-        calmer: for networks that may invent texture, the one that makes such a page again.
+        fallbacks: for networks that may invent texture, the one that makes such a page again.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Networks:
         *,
         repeats: bool,
         filters: Sequence[OutputFilter] = (),
-        calmer: Mapping[Network, Network] = MappingProxyType({}),
+        fallbacks: Mapping[Network, Network] = MappingProxyType({}),
     ) -> None:
         self.base = base
         """The engines of the job's own network, as they were opened first; perhaps closed since."""
-        self._repeats, self._filters, self._calmer = repeats, filters, dict(calmer)
+        self._repeats, self._filters, self._fallbacks = repeats, filters, dict(fallbacks)
         self._entries = {other: _Entry(open) for other, open in others.items()}
         self._entries[network].devices = base
         self._clock = 0
@@ -88,26 +88,26 @@ class Networks:
             entry.gate = self._new_gate(network, entry.devices)
         return entry.gate
 
-    def calmer(self, network: Network) -> Network | None:
+    def fallback(self, network: Network) -> Network | None:
         """Return the network that makes a page again on which this one invented texture; None if there is none."""
-        return self._calmer.get(network)
+        return self._fallbacks.get(network)
 
-    def leave_out(self, calmer: Network, error: Exception) -> None:
-        """Do not use a calmer network again in this run, because of an error."""
-        if calmer in self._calmer.values():
-            log.warning("pages with invented texture are not made again with %s: %s", calmer[0], error)
-        self._calmer = {network: other for network, other in self._calmer.items() if other != calmer}
+    def leave_out(self, fallback: Network, error: Exception) -> None:
+        """Do not use a fallback network again in this run, because of an error."""
+        if fallback in self._fallbacks.values():
+            log.warning("pages with invented texture are not made again with %s: %s", fallback[0], error)
+        self._fallbacks = {network: other for network, other in self._fallbacks.items() if other != fallback}
 
-    def gate_of_others(self, network: Network) -> QualityGate:
+    def fallback_gate(self, network: Network) -> QualityGate:
         """Return the gate for pages of other networks that this one, which is or was open, made again."""
         entry = self._entries[network]
-        if entry.gate_of_others is None:
+        if entry.fallback_gate is None:
             assert entry.devices is not None
-            entry.gate_of_others = QualityGate(entry.devices.engine, repeats=False, looks_for_texture=True)
-        return entry.gate_of_others
+            entry.fallback_gate = QualityGate(entry.devices.engine, repeats=False, looks_for_texture=True)
+        return entry.fallback_gate
 
     def _new_gate(self, network: Network, devices: Devices) -> QualityGate:
-        looks_for_texture = network in self._calmer
+        looks_for_texture = network in self._fallbacks
         return QualityGate(devices.engine, repeats=self._repeats, looks_for_texture=looks_for_texture)
 
     @contextlib.asynccontextmanager

@@ -305,11 +305,11 @@ class Pipeline:
         page.verdict = first.verdict
         if first.encoded is not None:
             return first.encoded
-        calmer = networks.calmer(page.network)
-        if calmer is not None and gate.wants_calmer(first.verdict):
-            calm = await self._finish_calmly(page, before, first, calmer)
-            if calm is not None:
-                return calm
+        fallback = networks.fallback(page.network)
+        if fallback is not None and gate.wants_fallback(first.verdict):
+            encoded = await self._finish_with_fallback(page, before, first, fallback)
+            if encoded is not None:
+                return encoded
         if gate.wants_again(first.verdict, is_kept=bool(page.answers)):
             again = await self._upscale_again(page, before, page.network, conservative=True)
             if not isinstance(again, PageError):
@@ -330,34 +330,34 @@ class Pipeline:
             "encode", page, "encode", Handover(first.pixels), target, format, page.matches
         )
 
-    async def _finish_calmly(
-        self, page: PageInFlight, before: Pixels, first: Finished, calmer: Network
+    async def _finish_with_fallback(
+        self, page: PageInFlight, before: Pixels, first: Finished, fallback: Network
     ) -> Encoded | None:
-        """Encode a page with invented texture: what a calmer network makes of it, if that has much less.
+        """Encode a page with invented texture: what the fallback network makes of it, if that has much less.
 
-        Where a calmer network draws the same, the source holds it, such as screentone that fades out. Then the first
-        result is right after all.
+        Where the fallback network draws the same, the source holds it, such as screentone that fades out. Then the
+        first result is right after all.
 
         Returns:
-            None if the calmer network failed or could not be opened, or its result is suspect for another reason.
+            None if the fallback network failed or could not be opened, or its result is suspect for another reason.
         """
         workers, target, format = self._tools.workers, page.target, page.task.format
         networks = self._tools.networks
         try:
-            again = await self._upscale_again(page, before, calmer)
+            again = await self._upscale_again(page, before, fallback)
         except ComicUpscaleError as error:
             # The run does not depend on it. A device that is lost fails its next batch, too.
-            networks.leave_out(calmer, error)
+            networks.leave_out(fallback, error)
             return None
         if isinstance(again, PageError):
             return None
         notes, raw = again.notes, Handover(again)
         del again
-        gate = networks.gate_of_others(calmer)
+        gate = networks.fallback_gate(fallback)
         second = await workers.compute(
             "encode", page, "finish", before, raw, target, format, gate, page.matches
         )
-        if not second.verdict.is_calmer_than(first.verdict):
+        if not second.verdict.has_half_the_texture_of(first.verdict):
             page.verdict = first.verdict.cleared()
             return await workers.compute(
                 "encode", page, "encode", Handover(first.pixels), target, format, page.matches
@@ -375,7 +375,7 @@ class Pipeline:
         page.add_notes(
             (
                 *notes,
-                f"upscaled again with {calmer[0]}: {page.network[0]} drew {'; '.join(first.verdict.reasons)}",
+                f"upscaled again with {fallback[0]}: {page.network[0]} drew {'; '.join(first.verdict.reasons)}",
             )
         )
         return encoded

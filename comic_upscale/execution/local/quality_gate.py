@@ -9,7 +9,6 @@ from comic_upscale.engines.pages import finish
 from comic_upscale.gate.verdict import (
     Verdict,
     bounds_for,
-    bounds_of_cleaned,
     default_bounds,
     judge,
     measure_raw_output,
@@ -62,8 +61,14 @@ class QualityGate:
             source.color, page.color, page.borders, looks_for_texture=self._looks_for_texture
         )
         page = finish(page)
-        bounds = bounds_of_cleaned(self._bounds) if source.keeps_white else self._bounds
-        verdict = judge(source.color, page.color, page.borders, raw=raw, bounds=bounds)
+        verdict = judge(
+            source.color,
+            page.color,
+            page.borders,
+            raw=raw,
+            bounds=self._bounds,
+            whitens_paper=source.paper is not None,
+        )
         return page, verdict
 
     def wants_again(self, verdict: Verdict, *, is_kept: bool = False) -> bool:
@@ -80,8 +85,8 @@ class QualityGate:
             return is_kept
         return self._repaired > 0 or self._repeated < HOPELESS_AFTER
 
-    def wants_calmer(self, verdict: Verdict) -> bool:
-        """Return whether a page should be upscaled again by a calmer network.
+    def wants_fallback(self, verdict: Verdict) -> bool:
+        """Return whether a page should be upscaled again by the fallback network.
 
         It costs little, and it is asked of every such page: whether it helped others says nothing of the next.
         """

@@ -102,6 +102,7 @@ def test_blocks_are_the_rows_of_the_whole_axis(in_size: int, out_size: int, data
     made = start
     for block in axis_blocks(in_size, out_size, Span(start, stop), CPU, block=16):
         assert block.outputs.start == made
+        assert block.weights.storage_offset() % 64 == 0
         made = block.outputs.stop
         if in_size != out_size:
             assert span.start <= block.inputs.start < block.inputs.stop <= span.stop
