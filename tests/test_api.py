@@ -23,6 +23,16 @@ def upscaler(tiny_weights: Path) -> Upscaler:
     return Upscaler(str(tiny_weights), device="cpu")
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_may_be_texts(kind: type, tiny_weights: Path, tmp_path: Path) -> None:
+    with Upscaler(kind(tiny_weights), device="cpu") as upscaler:
+        assert upscaler.model == tiny_weights.name
+    with pytest.raises(WeightsError, match="not on this machine"):
+        Upscaler("realesr-animevideov3", weights_folders=[kind(tmp_path)])
+    with Upscaler("comic-fast", device="cpu", weights_cache=kind(tmp_path)) as upscaler:
+        assert upscaler.model == "comic-fast-x3"
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
 def test_an_image_keeps_its_mode_and_gets_its_size(upscaler: Upscaler, mode: str) -> None:
     image = Image.effect_noise((21, 33), 50).convert(mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -55,24 +56,23 @@ class Upscaler:
 
     def __init__(
         self,
-        model: str = AUTO_MODEL,
+        model: str | PathLike[str] = AUTO_MODEL,
         *,
         denoise: float | None = None,
         device: str = "auto",
         precision: str = "auto",
         batch: int | None = None,
         tile: int | None = None,
-        weights_folders: Sequence[Path] = (),
-        weights_cache: Path | None = None,
+        weights_folders: Sequence[str | PathLike[str]] = (),
+        weights_cache: str | PathLike[str] | None = None,
     ) -> None:
-        cache, download = weights_cache or Path(), weights_cache is not None
+        model, folders = fspath(model), [Path(folder) for folder in weights_folders]
+        cache, download = Path(weights_cache or "."), weights_cache is not None
         if is_auto(model):
             check_auto(denoise)
             # The factor comes with each image.
             model = default_model(accelerator=all_accelerators(device), factor=None)
-        weights = resolve_weights(
-            model, denoise=denoise, folders=weights_folders, cache=cache, download=download
-        )
+        weights = resolve_weights(model, denoise=denoise, folders=folders, cache=cache, download=download)
         network = load_network(weights, denoise)
         self._cleans_white = cleans_white(weights.model_name, denoise)
         self._engine = open_torch_engine(network, device, precision=precision, batch=batch, tile=tile)

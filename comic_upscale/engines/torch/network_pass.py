@@ -7,6 +7,7 @@ import copy
 import torch
 
 from comic_upscale.engines.torch.fold import find_fold
+from comic_upscale.engines.torch.gray_network import can_become_gray
 from comic_upscale.engines.torch.proof import Proof, choose_way
 from comic_upscale.engines.torch.strips import StripwiseCompact, goes_in_strips
 from comic_upscale.models.network import Network
@@ -37,9 +38,14 @@ class NetworkPass:
         self._scale = network.native_scale
         # On a GPU, the same shape for all pages of a batch is worth more.
         self._reach = network.receptive_radius if self.in_strips else None
+        self._gray: torch.nn.Module | None = None
+        """The network for gray pages, if there is one beside that for RGB."""
         if self.in_strips:
-            self._module: torch.nn.Module = StripwiseCompact(network.module, precision).eval()
+            strips = StripwiseCompact(network.module, precision).eval()
+            self._module: torch.nn.Module = strips
             self._precision = torch.float32
+            if can_become_gray(network.module):
+                self._gray = strips.for_gray(network.module)
             return
         # Tensor cores and oneDNN compute in channels-last format. Other formats are converted at every layer.
         module = copy.deepcopy(network.module).to(device=device, dtype=precision)
@@ -56,17 +62,19 @@ class NetworkPass:
         """Return the raw output of the network: N x C x height*scale x width*scale.
 
         Args:
-            x: N x C x height x width on the device, 0..1, with the network's number of channels.
+            x: N x C x height x width on the device, 0..1, with the network's number of channels; or one channel, if the
+                network has a version for gray pages.
         """
         x = x.to(self._precision).contiguous(memory_format=torch.channels_last)
-        native: torch.Tensor = self._module(x)
+        module = self._gray if self._gray is not None and x.shape[1] == 1 else self._module
+        native: torch.Tensor = module(x)
         return native
 
     def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the windows through the network; equal rows are computed only once.
 
-        Gray windows go through an RGB network as three equal channels, and the mean is returned. RGB windows go
-        through a gray network channel by channel.
+        Gray windows go through an RGB network as three equal channels, and the mean is returned, or through its version
+        for gray pages. RGB windows go through a gray network channel by channel.
 
         Args:
             windows: uint8 or uint16, N x height x width x C on the device, C 3 or 1.
@@ -85,7 +93,8 @@ class NetworkPass:
         n, height, width, channels = windows.shape
         # The samples are already in channels-last order, so moving the axes copies nothing.
         x = windows.permute(0, 3, 1, 2).to(self._precision).div_(white(windows.dtype))
-        if channels == 1 and self._channels == 3:
+        becomes_color = channels == 1 and self._channels == 3 and self._gray is None
+        if becomes_color:
             x = x.expand(-1, 3, -1, -1)
         elif channels == 3 and self._channels == 1:
             x = x.reshape(n * 3, 1, height, width)
@@ -95,6 +104,6 @@ class NetworkPass:
         # A sum shows any NaN or infinity and reads the pixels once. Clamping would hide infinity.
         finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
         native = native.clamp_(0, 1)
-        if channels == 1 and self._channels == 3:
+        if becomes_color:
             native = native.mean(dim=1, keepdim=True)
         return native, finite

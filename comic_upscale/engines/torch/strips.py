@@ -27,6 +27,7 @@ import torch
 from torch.nn import functional
 
 from comic_upscale.engines.torch.convolution import Convolution
+from comic_upscale.engines.torch.gray_network import gray_ends
 from comic_upscale.models.architectures import Compact
 
 _STRIP_PIXELS = 49_152
@@ -73,6 +74,22 @@ class StripwiseCompact(torch.nn.Module):
         self._precision = precision
         self._scale = int(network.upscale)
         self._lag = len(self._layers)
+
+    def for_gray(self, network: Compact) -> StripwiseCompact:
+        """Return the version of one channel; it shares all layers but the first and the last.
+
+        Args:
+            network: what this one was made of, with a gray version.
+        """
+        first, last = (
+            end.to(self._precision).to(memory_format=torch.channels_last) for end in gray_ends(network)
+        )
+        gray = copy.copy(self)
+        # A shallow copy of a module shares the table of its parts.
+        gray._modules = dict(self._modules)
+        ends = Convolution(first, copy.deepcopy(network.body[1]).to(self._precision)), Convolution(last, None)
+        gray._layers = torch.nn.ModuleList([ends[0], *self._layers[1:-1], ends[1]])
+        return gray
 
     def forward(self, pages: torch.Tensor) -> torch.Tensor:
         """Return N x C x height*scale x width*scale of N x C x height x width, both float32, 0..1."""
