@@ -1,0 +1,264 @@
+"""A blind look: crops of pages that no model of ours was trained on, enlarged by all, to be ranked without names.
+
+Usage: python -m benchmarks.blind make FOLDER [--crops 20] [--looks 3] [--model NAME|FILE ...] [--seed N]
+       python -m benchmarks.blind count FOLDER [--json FILE]
+
+``make`` writes a folder for each look, with a sheet for each crop. A sheet shows the source, enlarged by nearest
+neighbour, and the outputs under letters, at 100 %. The letters are shuffled anew for every sheet of every look;
+``key.json`` holds what they stand for. Whoever looks writes ``ranks.txt`` beside the sheets, a line for each, best
+first: ``07 CAFBDE``. ``count`` reads these files, and prints the mean rank and how often each was first.
+
+The pages are those of `benchmarks.invented`, with a long side of 768 pixels at most. Every other crop went through
+JPEG 80; for these, cunet and Real-CUGAN run with their weakest denoising. A crop has drawing: it is drawn from the half
+of the page's regions with the most detail. The sheets are made from CC BY-SA pages: keep them out of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import string
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.candidates import Candidate, gather
+from benchmarks.invented import LONG_SIDE, open_source
+from benchmarks.machine import cores, facts, write_report
+from benchmarks.validation import REPOSITORY, AbsentError, ValidationPage, validation_pages
+from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.evaluation.picture import as_pixels, detail
+from comic_upscale.evaluation.sheet import row_of, under
+from comic_upscale.evaluation.shrunk import Track, spread, through_jpeg
+from comic_upscale.evaluation.trial import Restore
+
+FACTOR = 2.5
+QUALITY = 80
+"""Of every other crop."""
+SIDE = 128
+"""Of a crop, in pixels of the source."""
+AROUND = 24
+"""Pixels of the page around a crop, which the networks see too."""
+COLUMNS = 4
+RESULT = REPOSITORY / "benchmarks" / "results" / "blind-cpu.json"
+
+
+class RanksError(Exception):
+    """What somebody wrote of the sheets cannot be counted; the message says which line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the sheets, or count the ranks; return the exit code, 2 where something is absent or refused."""
+    options = _parse(arguments)
+    try:
+        if options.command == "make":
+            make(options)
+        else:
+            report = {**facts(1), **count(options.folder)}
+            write_report(report, options.json)
+            print(as_markdown(report))
+    except (AbsentError, RanksError, ComicUpscaleError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make", help="write the sheets")
+    making.add_argument("folder", type=Path)
+    making.add_argument("--crops", type=int, default=20)
+    making.add_argument("--looks", type=int, default=3)
+    making.add_argument(
+        "--model", "--models", dest="models", action="extend", nargs="+", default=[], metavar="NAME|FILE"
+    )
+    making.add_argument("--seed", type=int, default=1)
+    making.add_argument("--threads", type=int, default=cores())
+    counting = commands.add_parser("count", help="count the ranks")
+    counting.add_argument("folder", type=Path)
+    counting.add_argument("--json", type=Path, default=RESULT)
+    return parser.parse_args(arguments)
+
+
+def make(options: argparse.Namespace) -> None:
+    """Write the sheets of all looks, and what their letters stand for.
+
+    Raises:
+        AbsentError: pages or peers are not on this machine, or the folder is inside the repository.
+        WeightsError: a model is not there.
+    """
+    if options.folder.resolve().is_relative_to(REPOSITORY):
+        raise AbsentError(
+            f"{options.folder} is in the repository, where pictures of BY-SA pages must not be."
+        )
+    rng = random.Random(options.seed)
+    key: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        opened = [
+            (each, stack.enter_context(each.open(options.threads)))
+            for each in gather(options.models, peers=True)
+        ]
+        for number, page in enumerate(spread_over(validation_pages(), options.crops), 1):
+            track = Track("blind", FACTOR, QUALITY if number % 2 == 0 else None)
+            source, outputs = _enlarge(page, track, opened, rng)
+            letters: dict[str, dict[str, str]] = {}
+            for look in range(1, options.looks + 1):
+                names = rng.sample(list(outputs), len(outputs))
+                shown = dict(zip(string.ascii_uppercase, names, strict=False))
+                letters[str(look)] = shown
+                folder = options.folder / f"look-{look}"
+                folder.mkdir(parents=True, exist_ok=True)
+                pictures = [("source", source), *((letter, outputs[name]) for letter, name in shown.items())]
+                _sheet(f"{number:02d}", pictures).save(folder / f"{number:02d}.png")
+            key[f"{number:02d}"] = {"page": page.name, "quality": track.quality, "letters": letters}
+            print(f"{number:02d} {page.name}", flush=True)
+    (options.folder / "key.json").write_text(json.dumps(key, indent=1), encoding="utf-8")
+
+
+def spread_over(pages: Sequence[ValidationPage], crops: int) -> list[ValidationPage]:
+    """Return this many pages, evenly spread, each more than once if there are fewer."""
+    return [page for first in range(0, crops, len(pages)) for page in spread(pages, crops - first)]
+
+
+def _enlarge(
+    page: ValidationPage, track: Track, opened: Sequence[tuple[Candidate, Restore]], rng: random.Random
+) -> tuple[Image.Image, dict[str, Image.Image]]:
+    """Return a crop of a page, enlarged by nearest neighbour, and by everybody who takes part, by name."""
+    whole = open_source(page)
+    whole.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BICUBIC)
+    left, top = _place(whole, rng)
+    # Blocks of JPEG begin at multiples of 16 in what was stored.
+    box = (max(0, left - AROUND) // 16 * 16, max(0, top - AROUND) // 16 * 16)
+    seen = whole.crop((*box, min(whole.width, left + SIDE + AROUND), min(whole.height, top + SIDE + AROUND)))
+    if track.quality is not None:
+        seen = through_jpeg(seen, track.quality)
+    inner = (left - box[0], top - box[1])
+    place = [round(FACTOR * side) for side in (*inner, inner[0] + SIDE, inner[1] + SIDE)]
+    source = seen.crop((*inner, inner[0] + SIDE, inner[1] + SIDE))
+    source = source.resize((round(SIDE * FACTOR),) * 2, Image.Resampling.NEAREST)
+    outputs = {}
+    for name, upscale in _chosen(opened, track):
+        # Every program gets the same pixels, decoded.
+        outputs[name] = upscale(seen.copy(), FACTOR).crop(place)
+    return source, outputs
+
+
+def _chosen(opened: Sequence[tuple[Candidate, Restore]], track: Track) -> list[tuple[str, Restore]]:
+    """Return whom a sheet shows: of a peer, the variant for this noise with the larger factor."""
+    chosen: dict[str, tuple[int, Restore]] = {}
+    for each, upscale in opened:
+        network = each.network
+        if network is not None and network.denoises != track.noisy:
+            continue
+        scale = 0 if network is None else network.scale
+        if each.name not in chosen or scale > chosen[each.name][0]:
+            chosen[each.name] = scale, upscale
+    return [(name, upscale) for name, (_, upscale) in chosen.items()]
+
+
+def _place(page: Image.Image, rng: random.Random) -> tuple[int, int]:
+    """Return left and top of a region that has more detail than half of the regions."""
+    energy = detail(as_pixels(page).color).astype(np.float64)
+    places = [
+        (left, top)
+        for top in range(0, page.height - SIDE + 1, SIDE // 4)
+        for left in range(0, page.width - SIDE + 1, SIDE // 4)
+    ]
+    if not places:
+        raise AbsentError(f"a page of {page.width}x{page.height} is smaller than a crop")
+    places.sort(key=lambda place: float(energy[place[1] : place[1] + SIDE, place[0] : place[0] + SIDE].sum()))
+    return rng.choice(places[len(places) // 2 :])
+
+
+def _sheet(title: str, pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    rows = [
+        row_of([(label, picture.convert("RGB")) for label, picture in pictures[first : first + COLUMNS]])
+        for first in range(0, len(pictures), COLUMNS)
+    ]
+    return under(title, rows)
+
+
+def count(folder: Path) -> dict[str, object]:
+    """Return the mean rank of everybody, how often each was first, and the mean rank in each look.
+
+    Args:
+        folder: what ``make`` wrote, with the ranks.
+
+    Raises:
+        AbsentError: there are no sheets, or no ranks.
+        RanksError: a line names a sheet or letters that are not there, or a sheet is missing.
+    """
+    try:
+        key = json.loads((folder / "key.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise AbsentError(f"{folder} has no key.json: make the sheets first.") from None
+    looks = sorted(path.parent for path in folder.glob("look-*/ranks.txt"))
+    if not looks:
+        raise AbsentError(f"{folder} has no look-1/ranks.txt: look at the sheets first.")
+    ranks: dict[str, dict[str, list[int]]] = {}
+    for look in looks:
+        number = look.name.removeprefix("look-")
+        order = read_ranks(
+            look / "ranks.txt", {sheet: each["letters"][number] for sheet, each in key.items()}
+        )
+        for names in order.values():
+            for rank, name in enumerate(names, 1):
+                ranks.setdefault(name, {}).setdefault(number, []).append(rank)
+    together = {
+        name: [rank for each in of_looks.values() for rank in each] for name, of_looks in ranks.items()
+    }
+    return {
+        "sheets": len(key),
+        "looks": len(looks),
+        "ranks": {
+            name: {
+                "mean": round(statistics.fmean(every), 2),
+                "first": every.count(1),
+                "looks": {number: round(statistics.fmean(each), 2) for number, each in ranks[name].items()},
+            }
+            for name, every in sorted(together.items(), key=lambda item: statistics.fmean(item[1]))
+        },
+    }
+
+
+def read_ranks(path: Path, letters: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    """Return who is on each sheet, best first.
+
+    Args:
+        path: a line for each sheet: its number and its letters, best first.
+        letters: for each sheet, what its letters stand for.
+
+    Raises:
+        RanksError: a line names a sheet or letters that are not there, or a sheet is missing.
+    """
+    order: dict[str, list[str]] = {}
+    for line in path.read_text("utf-8").splitlines():
+        if not line.strip():
+            continue
+        sheet, *said = line.replace(":", " ").split()
+        row = "".join(said).upper()
+        if sheet not in letters or sheet in order or sorted(row) != sorted(letters[sheet]):
+            raise RanksError(f"{path}: not a sheet and each of its letters once: {line}")
+        order[sheet] = [letters[sheet][letter] for letter in row]
+    if missing := sorted(letters.keys() - order.keys()):
+        raise RanksError(f"{path}: no line for {', '.join(missing)}")
+    return order
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """Return the table of ranks."""
+    rows = [f"| | mean rank | first of {report['sheets'] * report['looks']} |", "|---|---:|---:|"]
+    rows += [f"| {name} | {row['mean']:.2f} | {row['first']} |" for name, row in report["ranks"].items()]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
