@@ -5,8 +5,9 @@ Usage: python -m benchmarks.blind make FOLDER [--crops 20] [--looks 3] [--model 
 
 ``make`` writes a folder for each look, with a sheet for each crop. A sheet shows the source, enlarged by nearest
 neighbour, and the outputs under letters, at 100 %. The letters are shuffled anew for every sheet of every look;
-``key.json`` holds what they stand for. Whoever looks writes ``ranks.txt`` beside the sheets, a line for each, best
-first: ``07 CAFBDE``. ``count`` reads these files, and prints the mean rank and how often each was first.
+``key.json`` holds what they stand for. A person who looks at them writes ``ranks.txt`` beside the sheets, a line for
+each, best first: ``07 CAFBDE``. ``count`` reads these files, and prints the mean rank and how often each was first: of
+all, and of each network of ours as if it were alone beside the others.
 
 The pages are those of `benchmarks.invented`, with a long side of 768 pixels at most. Every other crop went through
 JPEG 80; for these, cunet and Real-CUGAN run with their weakest denoising. A crop has drawing: it is drawn from the half
@@ -21,7 +22,7 @@ import random
 import statistics
 import string
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.candidates import Candidate, gather
+from benchmarks.candidates import LANCZOS, REFERENCE, Candidate, gather
 from benchmarks.invented import LONG_SIDE, open_source
 from benchmarks.machine import cores, facts, write_report
+from benchmarks.peers import PEERS
 from benchmarks.validation import REPOSITORY, AbsentError, ValidationPage, validation_pages
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.evaluation.picture import as_pixels, detail
@@ -46,7 +48,7 @@ SIDE = 128
 """Of a crop, in pixels of the source."""
 AROUND = 24
 """Pixels of the page around a crop, which the networks see too."""
-COLUMNS = 4
+COLUMNS = 3
 RESULT = REPOSITORY / "benchmarks" / "results" / "blind-cpu.json"
 
 
@@ -112,7 +114,7 @@ def make(options: argparse.Namespace) -> None:
             letters: dict[str, dict[str, str]] = {}
             for look in range(1, options.looks + 1):
                 names = rng.sample(list(outputs), len(outputs))
-                shown = dict(zip(string.ascii_uppercase, names, strict=False))
+                shown = dict(zip(string.ascii_uppercase[: len(names)], names, strict=True))
                 letters[str(look)] = shown
                 folder = options.folder / f"look-{look}"
                 folder.mkdir(parents=True, exist_ok=True)
@@ -131,12 +133,11 @@ def spread_over(pages: Sequence[ValidationPage], crops: int) -> list[ValidationP
 def _enlarge(
     page: ValidationPage, track: Track, opened: Sequence[tuple[Candidate, Restore]], rng: random.Random
 ) -> tuple[Image.Image, dict[str, Image.Image]]:
-    """Return a crop of a page, enlarged by nearest neighbour, and by everybody who takes part, by name."""
+    """Return a crop of a page, enlarged by nearest neighbour, and by every candidate, by name."""
     whole = open_source(page)
     whole.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.BICUBIC)
     left, top = _place(whole, rng)
-    # Blocks of JPEG begin at multiples of 16 in what was stored.
-    box = (max(0, left - AROUND) // 16 * 16, max(0, top - AROUND) // 16 * 16)
+    box = (max(0, left - AROUND), max(0, top - AROUND))
     seen = whole.crop((*box, min(whole.width, left + SIDE + AROUND), min(whole.height, top + SIDE + AROUND)))
     if track.quality is not None:
         seen = through_jpeg(seen, track.quality)
@@ -145,14 +146,14 @@ def _enlarge(
     source = seen.crop((*inner, inner[0] + SIDE, inner[1] + SIDE))
     source = source.resize((round(SIDE * FACTOR),) * 2, Image.Resampling.NEAREST)
     outputs = {}
-    for name, upscale in _chosen(opened, track):
+    for name, upscale in choose_variants(opened, track):
         # Every program gets the same pixels, decoded.
         outputs[name] = upscale(seen.copy(), FACTOR).crop(place)
     return source, outputs
 
 
-def _chosen(opened: Sequence[tuple[Candidate, Restore]], track: Track) -> list[tuple[str, Restore]]:
-    """Return whom a sheet shows: of a peer, the variant for this noise with the larger factor."""
+def choose_variants(opened: Sequence[tuple[Candidate, Restore]], track: Track) -> list[tuple[str, Restore]]:
+    """Return the candidates of a sheet: of a peer, the variant for this noise with the larger factor."""
     chosen: dict[str, tuple[int, Restore]] = {}
     for each, upscale in opened:
         network = each.network
@@ -186,8 +187,8 @@ def _sheet(title: str, pictures: Sequence[tuple[str, Image.Image]]) -> Image.Ima
     return under(title, rows)
 
 
-def count(folder: Path) -> dict[str, object]:
-    """Return the mean rank of everybody, how often each was first, and the mean rank in each look.
+def count(folder: Path) -> dict[str, Any]:
+    """Return the ranks of everybody, and those of each network of ours as if it were alone beside the others.
 
     Args:
         folder: what ``make`` wrote, with the ranks.
@@ -203,29 +204,45 @@ def count(folder: Path) -> dict[str, object]:
     looks = sorted(path.parent for path in folder.glob("look-*/ranks.txt"))
     if not looks:
         raise AbsentError(f"{folder} has no look-1/ranks.txt: look at the sheets first.")
-    ranks: dict[str, dict[str, list[int]]] = {}
+    orders = {}
     for look in looks:
         number = look.name.removeprefix("look-")
-        order = read_ranks(
-            look / "ranks.txt", {sheet: each["letters"][number] for sheet, each in key.items()}
-        )
-        for names in order.values():
-            for rank, name in enumerate(names, 1):
-                ranks.setdefault(name, {}).setdefault(number, []).append(rank)
-    together = {
-        name: [rank for each in of_looks.values() for rank in each] for name, of_looks in ranks.items()
-    }
+        if any(number not in each["letters"] for each in key.values()):
+            raise RanksError(f"{look}: key.json knows no such look")
+        letters = {sheet: each["letters"][number] for sheet, each in key.items()}
+        orders[number] = list(read_ranks(look / "ranks.txt", letters).values())
+    names = set(orders[min(orders)][0])
+    others = names & {LANCZOS, REFERENCE, *(peer.peer for peer in PEERS)}
     return {
         "sheets": len(key),
         "looks": len(looks),
-        "ranks": {
-            name: {
-                "mean": round(statistics.fmean(every), 2),
-                "first": every.count(1),
-                "looks": {number: round(statistics.fmean(each), 2) for number, each in ranks[name].items()},
-            }
-            for name, every in sorted(together.items(), key=lambda item: statistics.fmean(item[1]))
-        },
+        "ranks": rank(orders, names),
+        "alone beside the others": {name: rank(orders, {name, *others}) for name in sorted(names - others)},
+    }
+
+
+def rank(orders: Mapping[str, Sequence[Sequence[str]]], names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the mean rank, how often first, and the mean rank in each look, of these among themselves.
+
+    Args:
+        orders: for each look, who is on each sheet, best first.
+        names: who is ranked.
+    """
+    ranks: dict[str, dict[str, list[int]]] = {}
+    for look, sheets in orders.items():
+        for sheet in sheets:
+            for place, name in enumerate((name for name in sheet if name in names), 1):
+                ranks.setdefault(name, {}).setdefault(look, []).append(place)
+    together = {
+        name: [place for each in of_looks.values() for place in each] for name, of_looks in ranks.items()
+    }
+    return {
+        name: {
+            "mean": round(statistics.fmean(every), 2),
+            "first": every.count(1),
+            "looks": {look: round(statistics.fmean(each), 2) for look, each in ranks[name].items()},
+        }
+        for name, every in sorted(together.items(), key=lambda item: statistics.fmean(item[1]))
     }
 
 
@@ -255,8 +272,16 @@ def read_ranks(path: Path, letters: Mapping[str, Mapping[str, str]]) -> dict[str
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """Return the table of ranks."""
-    rows = [f"| | mean rank | first of {report['sheets'] * report['looks']} |", "|---|---:|---:|"]
-    rows += [f"| {name} | {row['mean']:.2f} | {row['first']} |" for name, row in report["ranks"].items()]
+    alone = report["alone beside the others"]
+    rows = [
+        f"| | mean rank | first of {report['sheets'] * report['looks']} | without our others: mean rank | first |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in report["ranks"].items():
+        cells = [f"{row['mean']:.2f}", str(row["first"]), "", ""]
+        if name in alone:
+            cells[2:] = f"{alone[name][name]['mean']:.2f}", str(alone[name][name]["first"])
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -38,7 +38,7 @@ steps of few levels in gradients; islands of a few dots that fill less than abou
 **White**: the part of each page (160 x 160) with the most white beside drawing, through JPEG 40, 75 and 95.
 White pixels are those of the clean page that are 255 with all 8 neighbours, so that edges of lines do not count. The
 share of them that is still pure (255) and nearly white (254 or 255) is given for the input, after JPEG, and for each
-output. An output below its input spreads the dirt of JPEG; one above removes it.
+output. An output below its input spreads JPEG artifacts; one above removes them.
 
 `benchmarks/results/invented-cpu.json` has the texture, `benchmarks/results/invented-white-cpu.json` the white (fewer
 pages), each from a run with ``--no-white`` or ``--no-texture``.

@@ -1,9 +1,11 @@
-"""Draw the README's picture: parts of two example pages, enlarged by bicubic and by comic-upscale.
+"""Draw the README's picture: parts of two pages, enlarged by bicubic and by comic-upscale.
 
-Usage: python examples/compare.py [UPSCALED-FOLDER [PICTURE]]
+Usage: python examples/compare.py PAGE [PICTURE]
 
-Run `make demo` first. Both sides show the same pixels of the same page at the same size. The left side is what an
-image viewer shows when it enlarges the page.
+PAGE is page 5 of episode 17 of Pepper&Carrot by David Revoy (https://www.peppercarrot.com, CC BY 4.0) without its
+lettering, 992x1401 pixels: the file ``gfx_Pepper-and-Carrot_by-David-Revoy_E17P05.png``. It is reduced to half first.
+No network of the package was trained on it. The other page is one of `pages/`. Both sides show the same pixels at the
+same size. The left side is what an image viewer shows when it enlarges the page.
 """
 
 from __future__ import annotations
@@ -13,43 +15,53 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from comic_upscale import Upscaler
+
 HERE = Path(__file__).resolve().parent
-PARTS = {"004.png": (24, 668, 188, 760), "002.png": (332, 292, 496, 380)}
-"""Left, top, right, bottom of a part in pixels of the source, for each page."""
+PAINTED = ("comic-crisp", (196, 492, 360, 612))
+DRAWN = ("comic-best", (24, 668, 188, 760))
+"""The model; left, top, right and bottom of the part, in pixels of the small page."""
+ORIGINAL_SIZE = (992, 1401)
 SCALE = 2.5
-LABELS = ("bicubic, 2.5x", "comic-upscale, 2.5x")
 GAP = 8
 LABEL_HEIGHT = 26
 
 
 def main() -> None:
     """Draw it."""
-    arguments = [Path(argument) for argument in sys.argv[1:]]
-    folder = arguments[0] if arguments else HERE / "pages-x2.5"
-    picture = arguments[1] if len(arguments) > 1 else HERE.parent / "docs" / "before-after.png"
-    rows = [sides(folder, page, part) for page, part in PARTS.items()]
-    width = max(before.width for before, _ in rows)
-    height = LABEL_HEIGHT + sum(before.height + GAP for before, _ in rows) - GAP
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    picture = Path(sys.argv[2]) if len(sys.argv) > 2 else HERE.parent / "docs" / "before-after.png"
+    with Image.open(sys.argv[1]) as original, Image.open(HERE / "pages" / "004.png") as page:
+        if original.size != ORIGINAL_SIZE:
+            raise SystemExit(
+                f"{sys.argv[1]} has {original.width}x{original.height} pixels: it is another page"
+            )
+        painted = original.convert("RGB").reduce(2)
+        rows = [sides(painted, *PAINTED), sides(page.convert("RGB"), *DRAWN)]
+    width = max(before.width for _, before, _ in rows)
+    height = sum(LABEL_HEIGHT + before.height + GAP for _, before, _ in rows) - GAP
     drawn = Image.new("RGB", (2 * width + GAP, height), "white")
-    font = ImageFont.load_default(size=18)
-    for label, left in zip(LABELS, (0, width + GAP), strict=True):
-        ImageDraw.Draw(drawn).text((left + 2, 1), label, fill="black", font=font)
-    top = LABEL_HEIGHT
-    for before, after in rows:
-        drawn.paste(before, (0, top))
-        drawn.paste(after, (width + GAP, top))
-        top += before.height + GAP
+    top = 0
+    for model, before, after in rows:
+        for label, part, left in (("bicubic", before, 0), (model, after, width + GAP)):
+            font = ImageFont.load_default(size=18)
+            ImageDraw.Draw(drawn).text((left + 2, top + 1), f"{label}, {SCALE}x", fill="black", font=font)
+            drawn.paste(part, (left, top + LABEL_HEIGHT))
+        top += LABEL_HEIGHT + before.height + GAP
     drawn.save(picture, optimize=True)
     print(f"{picture}: {drawn.width}x{drawn.height}, {picture.stat().st_size:,} bytes")
 
 
-def sides(folder: Path, page: str, part: tuple[int, int, int, int]) -> tuple[Image.Image, Image.Image]:
-    """The part of the page as bicubic enlarges it, and as it was upscaled."""
+def sides(
+    page: Image.Image, model: str, part: tuple[int, int, int, int]
+) -> tuple[str, Image.Image, Image.Image]:
+    """Return the model, and the part of the page as bicubic and the model enlarge it."""
     box = tuple(round(edge * SCALE) for edge in part)
-    with Image.open(HERE / "pages" / page) as source, Image.open(folder / page) as upscaled:
-        after = upscaled.convert("RGB")
-        before = source.convert("RGB").resize(after.size, Image.Resampling.BICUBIC)
-        return before.crop(box), after.crop(box)
+    with Upscaler(model, device="cpu") as upscaler:
+        after = upscaler.upscale(page, SCALE)
+    before = page.resize(after.size, Image.Resampling.BICUBIC)
+    return model, before.crop(box), after.crop(box)
 
 
 if __name__ == "__main__":

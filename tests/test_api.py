@@ -24,7 +24,7 @@ def upscaler(tiny_weights: Path) -> Upscaler:
 
 
 @pytest.mark.parametrize("kind", [str, Path])
-def test_paths_may_be_texts(kind: type, tiny_weights: Path, tmp_path: Path) -> None:
+def test_paths_may_be_strings(kind: type, tiny_weights: Path, tmp_path: Path) -> None:
     with Upscaler(kind(tiny_weights), device="cpu") as upscaler:
         assert upscaler.model == tiny_weights.name
     with pytest.raises(WeightsError, match="not on this machine"):
@@ -101,7 +101,7 @@ def test_without_a_name_a_cpu_gets_the_fast_model_of_the_package() -> None:
         assert (upscaler.model, upscaler.native_scale) == ("comic-fast-x3", 3)
         assert upscaler.upscale(Image.effect_noise((20, 30), 50), 2.5).size == (50, 75)
     with pytest.raises(
-        SettingsError, match=r"auto has no denoise strength: use comic-fast or realesr-general-x4v3"
+        SettingsError, match="auto has no denoise strength: use comic-best, comic-fast, realesr"
     ):
         Upscaler(device="cpu", denoise=0.5)
 

@@ -16,7 +16,10 @@ WEIGHTS = [
     Path("weights/blazeface-back.safetensors"),
     *(
         Path(f"weights/comic-{name}.safetensors")
-        for name in ("best-x2", "best-x3", "compact-x3", "fast-x2-dn", "fast-x2", "fast-x3-dn", "fast-x3")
+        for name in (
+            *("best-x2-dn", "best-x2", "best-x3-dn", "best-x3", "compact-x3", "crisp-x2", "crisp-x3"),
+            *("fast-x2-dn", "fast-x2", "fast-x3-dn", "fast-x3"),
+        )
     ),
 ]
 

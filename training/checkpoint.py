@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +65,8 @@ class FineTuning:
     shared: bool
     """Whether the shared pages were at hand."""
     seed: int
+    edges: float = 0.0
+    """Weight of the loss of edges and halos."""
 
 
 @dataclass(slots=True)
@@ -119,7 +121,9 @@ def resume(path: Path, recipe: Recipe | FineTuning, progress: Progress, device: 
         ForeignCheckpointError: it was made with another recipe.
     """
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    made_with = {**state["recipe"], "steps": recipe.steps}
+    later = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+    # A checkpoint may be older than the last options, which then had their defaults.
+    made_with = {**later, **state["recipe"], "steps": recipe.steps}
     if made_with != asdict(recipe):
         changed = {key: (made_with.get(key), value) for key, value in asdict(recipe).items()}
         differing = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items() if was != now)

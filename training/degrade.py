@@ -30,11 +30,14 @@ _NOISE_SHARE = 0.12
 _JPEG_SHARE = 0.82
 _WEBP_SHARE = 0.10
 _BLUR_SHARE = 0.03
+_SOFT_BLUR_SHARE = 0.7
+"""Of soft pages, those that are blurred. The network must know the others, or draws halos around crisp lines."""
 _CHROMA_FULL, _CHROMA_HALVED = 0, 2
 """Pillow's numbers for 4:4:4 and 4:2:0."""
 
-Damage = Literal["usual", "heavy"]
-"""``usual`` is that of pages as readers have them, many of them clean. ``heavy`` is JPEG of quality 10 to 75."""
+Damage = Literal["usual", "heavy", "soft"]
+"""``usual`` is that of pages as readers have them, many of them clean. ``heavy`` is JPEG of quality 10 to 75. ``soft``
+is the usual damage after a blur, of which the truth is free."""
 _HEAVY_CLEAN_SHARE, _HEAVY_MILD_SHARE = 0.12, 0.12
 """Of pages with heavy damage, those that stay clean, and those with the usual damage: these must come out well, too."""
 _HEAVY_QUALITY = (10, 75)
@@ -56,7 +59,11 @@ class Compression:
 
 
 def shrink(
-    page: Image.Image, size: tuple[int, int], box: tuple[float, ...], rng: np.random.Generator
+    page: Image.Image,
+    size: tuple[int, int],
+    box: tuple[float, ...],
+    rng: np.random.Generator,
+    damage: Damage = "usual",
 ) -> Image.Image:
     """Shrink a region of a page with a kernel that some program uses, antialiased, now and then blurred before.
 
@@ -66,10 +73,12 @@ def shrink(
         size: width and height to shrink to.
         box: left, top, right and bottom of the region in pixels of ``page``.
         rng: decides.
+        damage: whether most pages are blurred, and more.
     """
-    if rng.random() < _BLUR_SHARE:
+    share, radii = (_SOFT_BLUR_SHARE, (0.2, 0.8)) if damage == "soft" else (_BLUR_SHARE, (0.15, 0.5))
+    if rng.random() < share:
         factor = (box[2] - box[0]) / size[0]
-        page = page.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.15, 0.5)) * factor))
+        page = page.filter(ImageFilter.GaussianBlur(float(rng.uniform(*radii)) * factor))
     kernels, shares = zip(*_KERNELS, strict=True)
     return page.resize(size, kernels[rng.choice(len(kernels), p=shares)], box=box)
 

@@ -1,12 +1,14 @@
 """Train a network of the package further, on a CPU: ``python -m training.fine_tune --network fast --out FOLDER``.
 
 By default the inputs have heavy damage, which makes the network's denoising partner: the same network, begun with
-the shipped weights, that removes JPEG artifacts. The program mixes the weights of both (``--denoise``). Both heads
-are trained at once. Stop it at any time, or give it ``--minutes``: the same command continues.
+the shipped weights, that removes JPEG artifacts. The program mixes the weights of both (``--denoise``). Soft inputs
+make a network that draws crisp contours: comic-crisp. Both heads are trained at once. Stop it at any time, or give it
+``--minutes``: the same command continues.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -24,16 +26,18 @@ from training.checkpoint import FineTuning, ForeignCheckpointError, Progress, re
 from training.degrade import Damage
 from training.ground_truth import draw_lettering, draw_pages, read_pages, validation_paths
 from training.network import Chain, activate_on_cpu
-from training.objective import patch_loss, white_loss
+from training.objective import edge_loss, halo_loss, patch_loss, white_loss
 from training.on_gpu import BEST, FACTORS, FAST, AtFactor, gather_sources
 from training.patches import SHRINKS, Batch, Patches, PatchSettings, as_pixels, batches
 from training.train import follow, has_bfloat16, learning_rate
 from training.validation import Tracks, psnr_by_track, tracks, white_by_track
 
 _PLANS = {"fast": FAST, "best": BEST}
-_PARTNER = "dn"
-"""What the names of the files of denoising partners end in."""
+_SUFFIXES: Mapping[Damage, str] = {"usual": "", "heavy": "-dn", "soft": "-crisp"}
+"""What the names of the files end in, by the damage that the network learned to undo."""
 _SAVE_SECONDS = 120.0
+_HALO = 4.0
+"""Weight of halos beside that of edges."""
 _QUALITIES = (30, 50, 75)
 """Of the JPEG tracks that decide which weights are kept."""
 
@@ -47,7 +51,8 @@ def main(
     damage: Annotated[
         Damage,
         typer.Option(
-            help="heavy: JPEG of quality 10 to 75, for a denoising partner. usual: as for the network itself."
+            help="heavy: JPEG of quality 10 to 75, for a denoising partner. soft: blurred, for crisp contours. "
+            "usual: as for the network itself."
         ),
     ] = "heavy",
     drawings: Annotated[
@@ -65,6 +70,7 @@ def main(
     patch: int = 64,
     rate: float = 3e-4,
     white: Annotated[float, typer.Option(help="Weight of the loss of white areas.")] = 0.5,
+    edges: Annotated[float, typer.Option(help="Weight of the loss of edges and halos.")] = 0.0,
     reach: Annotated[
         float,
         typer.Option(help="Share of the way from the shipped weights to the trained ones that is written."),
@@ -85,6 +91,7 @@ def main(
         patch=patch,
         rate=rate,
         white=white,
+        edges=edges,
         drawn=drawn,
         lettered=lettered,
         shared=(shared / "dev.json").is_file(),
@@ -143,7 +150,10 @@ def train_step(recipe: FineTuning, progress: Progress, batch: Batch) -> float:
     small = as_pixels(batch.small).contiguous(memory_format=torch.channels_last)
     truth = as_pixels(batch.truth)
     made = progress.network(small, 2 if truth.shape[-1] <= 2 * small.shape[-1] else 3)
-    return progress.learn_from(patch_loss(made, truth) + recipe.white * white_loss(made, truth))
+    total = patch_loss(made, truth) + recipe.white * white_loss(made, truth)
+    if recipe.edges:
+        total = total + recipe.edges * (edge_loss(made, truth) + _HALO * halo_loss(made, truth))
+    return progress.learn_from(total)
 
 
 @dataclass(slots=True)
@@ -182,10 +192,20 @@ class _Run:
                 return
 
     def _validate(self, progress: Progress, losses: list[float]) -> None:
-        """Log the scores of the running mean, and keep its weights if they are the best so far."""
-        average = progress.average.module
-        scores = psnr_by_track(AtFactor(average), self.watched, torch.device("cpu"))
-        white = white_by_track(AtFactor(average), self.watched, torch.device("cpu"))
+        """Log the scores of the weights that would be written, and keep them if they are the best so far."""
+        plain = {factor: progress.average.module.plain(factor) for factor in FACTORS}
+        # The networks of the package are stored in half precision, which changes no pixel by a level.
+        halves = {
+            factor: {
+                name: self.shipped[factor][name].float().lerp(values, self.reach).half()
+                for name, values in weights.items()
+            }
+            for factor, weights in plain.items()
+        }
+        written = copy.deepcopy(progress.average.module)
+        written.load_plain(halves)
+        scores = psnr_by_track(AtFactor(written), self.watched, torch.device("cpu"))
+        white = white_by_track(AtFactor(written), self.watched, torch.device("cpu"))
         on_jpeg = [score for track, score in scores.items() if "jpeg" in track]
         line = {
             "step": progress.step,
@@ -205,17 +225,13 @@ class _Run:
             opened.write(json.dumps(line) + "\n")
         told = "  ".join(f"{track} {score:.2f} ({white[track]:.1%})" for track, score in scores.items())
         print(f"step {line['step']}  {line['seconds']:.0f} s  loss {line['loss']:.4f}  {told}", flush=True)
-        if progress.step and (not earlier or line["mean"] >= max(earlier)):
-            what = f"-{_PARTNER}" if self.recipe.damage == "heavy" else ""
+        # Crisp contours lose some PSNR, so the last weights of such a run are the ones.
+        if progress.step and (self.recipe.damage == "soft" or not earlier or line["mean"] >= max(earlier)):
+            what = _SUFFIXES[self.recipe.damage]
             for factor in FACTORS:
                 path = self.out / f"comic-{self.recipe.network}-x{factor}{what}.safetensors"
                 recipe = json.dumps({**asdict(self.recipe), "step": progress.step})
-                # The networks of the package are stored in half precision, which changes no pixel by a level.
-                halves = {
-                    name: self.shipped[factor][name].float().lerp(values, self.reach).half()
-                    for name, values in average.plain(factor).items()
-                }
-                write_weights(path, halves, {"recipe": recipe})
+                write_weights(path, halves[factor], {"recipe": recipe})
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ _LUMA = (0.299, 0.587, 0.114)
 """BT.601, the luma of JPEG and of the field's scores."""
 _LEAST_SQUARE = (0.5 / 255) ** 2
 """Half a level: smaller errors are lost when pixels are rounded."""
+_AROUND = 5
+"""Side in pixels of what counts as around a pixel, for `halo_loss`."""
 _SURELY_WHITE = 1 + 0.5 / 255
 """Half a level more than white, so that a little noise does not round to less."""
 
@@ -69,6 +71,35 @@ def patch_loss(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     difference = shrink_to(made, truth.shape[-1]) - truth
     squares = difference.square().mean((1, 2, 3)) + luma(difference).square().mean((1, 2))
     return (squares + _LEAST_SQUARE).sqrt().mean()
+
+
+def edge_loss(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return the mean absolute difference of the steps from pixel to pixel, across and down.
+
+    A soft contour has the right levels almost everywhere, and the wrong steps all along.
+
+    Args:
+        made: the network's output, float32, batch x 3 x side x side.
+        truth: float32, batch x 3, of the size that was asked for.
+    """
+    difference = shrink_to(made, truth.shape[-1]) - truth
+    return difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+
+
+def halo_loss(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Return by how much pixels are lighter or darker than every pixel of the truth around them, as a mean.
+
+    Whatever sharpens tends to draw halos beside lines. The eye takes them for drawn lines.
+
+    Args:
+        made: the network's output, float32, batch x 3 x side x side.
+        truth: float32, batch x 3, of the size that was asked for.
+    """
+    # Beyond white and black the output is cut.
+    output = shrink_to(made, truth.shape[-1]).clamp(0, 1)
+    lightest = functional.max_pool2d(truth, _AROUND, stride=1, padding=_AROUND // 2)
+    darkest = -functional.max_pool2d(-truth, _AROUND, stride=1, padding=_AROUND // 2)
+    return (output - lightest).clamp(min=0).mean() + (darkest - output).clamp(min=0).mean()
 
 
 def white_areas(truth: torch.Tensor) -> torch.Tensor:

@@ -101,9 +101,10 @@ class Patches(Dataset[Batch]):
         page = source.pages[int(rng.choice(len(source.pages), p=self._areas[number]))]
         side = round(self._settings.patch * factor)
         truth, box = _crop(page, side, rng)
-        truth = _vary(truth, source.soft_share, rng)
-        small = shrink(Image.fromarray(truth), (self._settings.patch, self._settings.patch), box, rng)
-        spoiled = np.asarray(spoil(small, rng, self._settings.damage))
+        damage = self._settings.damage
+        truth = _vary(truth, 0.0 if damage == "soft" else source.soft_share, rng)
+        small = shrink(Image.fromarray(truth), (self._settings.patch, self._settings.patch), box, rng, damage)
+        spoiled = np.asarray(spoil(small, rng, damage))
         left, top = box[0], box[1]
         truth = truth[top : top + side, left : left + side]
         turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if source.turned else (0, False)

@@ -47,6 +47,9 @@ _LEAST_TILE = 24
 """A tile with a shorter side, in shrunk pixels, is not scored separately."""
 _LEAST_GRADIENT = 9.0
 """The smallest mean squared gradient in its weakest direction, in levels per pixel, with which a shift is scored."""
+_MOST_CLEANED = 4.0
+"""By how many levels paper may become lighter, as a mean, where a network removes JPEG artifacts. Quality 30 leaves 2.3
+(benchmarks/results/denoise-cpu.json)."""
 _FILTER_REACH = 2
 """Shrunk pixels around a row that the filter may use."""
 _GAP = 3.0
@@ -162,7 +165,7 @@ def compare(
         larger: uint8, any larger height x width x the same C.
         borders: the borders between tiles in the upscaled page.
         raw: the raw output of the same page; None if nothing was corrected.
-        whitens_paper: whether paper may become lighter, without counting for the brightness.
+        whitens_paper: whether paper may become a little lighter, without counting for the brightness.
     """
     grid = _Grid.of(source, larger)
     ratio = source.shape[0] * grid.used[1] / grid.size[1]
@@ -389,10 +392,11 @@ def _moves(difference: Floats, ink: _Ink) -> tuple[float, float]:
 
 
 def _brightness_beside_paper(difference: Floats, luma: Floats) -> float:
-    """Return the change in brightness of the page, to which paper that became lighter adds nothing."""
+    """Return the change in brightness of the page, without what paper may become lighter."""
     paper = (luma >= _INK).reshape(-1).astype(np.float32)
     on_paper, elsewhere = np.stack((paper, 1 - paper)) @ difference
-    return abs(float((np.minimum(on_paper, 0) + elsewhere).mean())) / len(paper)
+    cleaned = np.clip(on_paper, 0, _MOST_CLEANED * paper.sum())
+    return abs(float((on_paper - cleaned + elsewhere).mean())) / len(paper)
 
 
 def _tone(difference: Floats, luma: Floats, unshrunk: UInt8Array) -> float:

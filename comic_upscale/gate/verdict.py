@@ -167,7 +167,7 @@ def judge(
         borders: the borders between tiles in the upscaled page.
         raw: the result of `measure_raw_output` for the same page; None if nothing was corrected.
         bounds: for pages of ordinary size; None for those of all models.
-        whitens_paper: whether paper may become lighter.
+        whitens_paper: whether paper may become a little lighter.
     """
     # Truncation is the same for both pages.
     scores = compare(high_bytes(source), high_bytes(larger), borders, raw, whitens_paper=whitens_paper)

@@ -51,7 +51,7 @@ def restore_tone(page: Pixels) -> Pixels:
 
     The difference is spread smoothly, so it neither adds nor removes edges. If the page has a map of its paper, what
     the network made pure white stays so: the average of the source would bring back, evenly, the artifacts that the
-    network has removed. Such paper then counts as white in the source, so that nothing else is made darker for it.
+    network has removed. Such paper then counts as white in the source, so that what is drawn beside it keeps its tone.
 
     Args:
         page: upscaled, with the averages of its source. A writable, contiguous ``color`` is changed in place.
@@ -62,13 +62,17 @@ def restore_tone(page: Pixels) -> Pixels:
     color = page.color
     top = np.iinfo(color.dtype).max
     white = None
+    others: NDArray[np.float32] | float = 1.0
     if page.paper is not None:
         white = _darkest_channel(color) == top
-        became = _share_of(white, *tone.shape[:2]) / np.maximum(page.paper.share, np.float32(1e-6))
-        tone = tone + page.paper.lacks * np.minimum(became, 1)
+        share = _share_of(white, *tone.shape[:2])
+        tone = tone + page.paper.lacks * np.minimum(share / np.maximum(page.paper.share, np.float32(1e-6)), 1)
+        # Artifacts beside ink are darker than paper. What white does not take of them must not fall on the ink.
+        others = 1 - np.maximum(share - page.paper.share, 0)
     for _ in range(_ROUNDS):
         # One round may not be enough, since samples are clipped at white and black.
         difference = tone - _average_cells(color, *tone.shape[:2])
+        difference = np.maximum(difference, difference * others)
         if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * top / 255:
             break
         # Of an engine's array in another order, reshaping would make a copy, and the correction would be lost.

@@ -26,7 +26,9 @@ def is_auto(model: str) -> bool:
 
 
 def check_auto(denoise: float | None) -> None:
-    """Refuse a denoise strength. Not every default has one, so its model must be requested by name.
+    """Refuse a denoise strength, whose model must be requested by name.
+
+    A job is continued with the model that it began with, which it knows by one file of weights. A strength mixes two.
 
     Raises:
         SettingsError: a strength is given. The message names the models that have one.

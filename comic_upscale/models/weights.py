@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from comic_upscale.errors import SettingsError, WeightsError
-from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile, family_of, find_model, known_model
+from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile, family_of, find_model
 from comic_upscale.models.digest import sha256_of
 from comic_upscale.models.download import OnProgress, fetch
 
@@ -123,6 +123,16 @@ def mixes(denoise: float | None, own_strength: int = 1) -> bool:
     return denoise is not None and denoise != own_strength
 
 
+def known_model(model: str) -> Model | None:
+    """Return the model of the catalogue with this name, in any case; None if there is none, as for a file's path."""
+    if _is_path(model):
+        return None
+    try:
+        return find_model(model)
+    except WeightsError:
+        return None
+
+
 def is_mixed(model: str, denoise: float | None) -> bool:
     """Return whether a model with this denoise strength is made of two files.
 
@@ -135,9 +145,16 @@ def is_mixed(model: str, denoise: float | None) -> bool:
 
 
 def cleans_white(model: str, denoise: float | None) -> bool:
-    """Return whether a network with this denoise strength removes JPEG artifacts from white; arguments as there."""
+    """Return whether a network with this denoise strength removes JPEG artifacts from white.
+
+    Args:
+        model: a name in the catalogue, or the path of a file, for which the result is False.
+        denoise: 0..1; None if not specified.
+    """
     entry = known_model(model)
-    return entry is not None and entry.own_strength == 0 and mixes(denoise, entry.own_strength)
+    if entry is None:
+        return False
+    return entry.cleans_white or (entry.own_strength == 0 and mixes(denoise, entry.own_strength))
 
 
 def resolve_weights(
@@ -252,8 +269,8 @@ def no_denoise(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Setting
     able = dict.fromkeys(
         family_of(model) for model in catalogue.values() if model.denoise_weights is not None
     )
-    hint = f"use {' or '.join(able)}, or " if able else ""
-    return SettingsError(f"{name} has no denoise strength: {hint}leave out --denoise")
+    hint = f"use {', '.join(able)}, or leave out --denoise" if able else "leave out --denoise"
+    return SettingsError(f"{name} has no denoise strength: {hint}")
 
 
 def _check(path: Path, file: WeightsFile) -> None:

@@ -275,8 +275,9 @@ class ProcessingSettings:
     denoise: Annotated[
         float | None, Ge(0), Le(1),
         Opt(
-            "Denoise strength of comic-fast and realesr-general-x4v3. comic-fast: 0 is the network as it is, and 1 "
-            "removes JPEG artifacts around lines and lettering. realesr-general-x4v3: 0 keeps grain, 1 smooths most.",
+            "Denoise strength of comic-best, comic-fast and realesr-general-x4v3. comic-best and comic-fast: 0 is the "
+            "network as it is, and 1 removes JPEG artifacts around lines and lettering. realesr-general-x4v3: 0 keeps "
+            "grain, 1 smooths most.",
             metavar="0..1", panel=NETWORK, fingerprint="always",
         ),
     ] = None  # fmt: skip
@@ -444,7 +445,7 @@ class ProcessingSettings:
         bool,
         Opt(
             "Compare every page with its source. A page that looks wrong is upscaled again by the most conservative "
-            "path, or by comic-fast if comic-best or comic-compact-x3 drew texture of its own. If it still looks "
+            "path, or by comic-fast if another network of the package drew texture of its own. If it still looks "
             "wrong, it is marked as suspect (status --suspects).",
             panel=LIMITS,
         ),

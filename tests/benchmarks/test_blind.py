@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.blind import RanksError, as_markdown, count, main, read_ranks, spread_over
+from benchmarks.blind import RanksError, as_markdown, choose_variants, count, main, read_ranks, spread_over
+from benchmarks.candidates import gather
 from benchmarks.validation import ValidationPage
+from comic_upscale.evaluation.shrunk import Track
 
 LETTERS = {"01": {"A": "best", "B": "fast", "C": "Lanczos"}, "02": {"A": "Lanczos", "B": "best", "C": "fast"}}
 
@@ -35,7 +37,9 @@ def test_ranks_are_counted_by_name(tmp_path: Path) -> None:
         "fast": {"mean": 1.5, "first": 2, "looks": {"1": 2.0, "2": 1.0}},
         "Lanczos": {"mean": 3.0, "first": 0, "looks": {"1": 3.0, "2": 3.0}},
     }
-    assert as_markdown(report).splitlines()[0] == "| | mean rank | first of 4 |"
+    # Without the other one of ours, each has only Lanczos beside it.
+    assert report["alone beside the others"]["fast"]["fast"]["mean"] == 1.0
+    assert as_markdown(report).splitlines()[2] == "| best | 1.50 | 2 | 1.00 | 4 |"
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,22 @@ def test_sheets_that_nobody_looked_at_are_named(tmp_path: Path, capsys: pytest.C
     assert main(["count", str(looked_at(tmp_path, {}))]) == 2
 
     assert "look at the sheets first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("quality", "cunet", "cugan"), [(None, "no denoise x2", "no-denoise x3"),
+                                                         (80, "denoise 1 x2", "conservative x3")])  # fmt: skip
+def test_a_sheet_shows_one_variant_of_each_peer(quality: int | None, cunet: str, cugan: str) -> None:
+    # Nothing is opened: the names of the variants stand for what upscales.
+    opened = [(each, each.variant) for each in gather([], peers=True)]
+    chosen = dict(choose_variants(opened, Track("blind", 2.5, quality)))  # type: ignore[arg-type]
+    assert chosen["waifu2x cunet"] == cunet
+    assert chosen["Real-CUGAN"] == cugan
+    assert chosen["Lanczos"] == chosen["realesr-animevideov3"] == ""
+
+
+def test_a_look_that_nobody_made_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RanksError, match="no such look"):
+        count(looked_at(tmp_path, {"9": "01 ABC\n02 ABC"}))
 
 
 def test_a_page_is_used_again_only_if_there_are_more_crops_than_pages(tmp_path: Path) -> None:

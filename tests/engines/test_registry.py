@@ -21,6 +21,7 @@ from comic_upscale.engines.base import Batch, DeviceInfo
 from comic_upscale.engines.options import describe_options, pixel_options, read_options
 from comic_upscale.errors import SettingsError
 from comic_upscale.jobs.run import run_job
+from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.planning.model_selection import job_fingerprint, named_model
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.engines import (
@@ -179,6 +180,9 @@ def test_the_official_program_mixes_no_weights(make_settings: MakeSettings) -> N
     # At the full strength, the partner of comic-fast works: another file.
     with pytest.raises(SettingsError, match="does not support --denoise"):
         named_model(make_settings(model="comic-fast-x2", denoise=1.0, backend="realesrgan"))
+    # Without any, its own file does.
+    without = named_model(make_settings(model="Comic-Fast-x2", denoise=0.0, backend="realesrgan"))
+    assert without.identity == CATALOGUE["comic-fast-x2"].weights.sha256
 
 
 def test_only_engines_whose_settings_and_weights_are_all_run_remotely(make_settings: MakeSettings) -> None:

@@ -393,5 +393,7 @@ def test_paper_that_became_white_hides_nothing_of_what_is_drawn() -> None:
     lighter = cleaned.copy()
     lighter[128:] += 2
     assert compare(source, lighter, whitens_paper=True).brightness == 1
-    # Gray that became white was no paper.
+    # Off-white that became white was no dirty paper, and gray was none at all.
+    tinted = np.where(source == 252, 247, source).astype(np.uint8)
+    assert compare(tinted, cleaned, whitens_paper=True).brightness == 2
     assert compare(source, np.full_like(cleaned, 255), whitens_paper=True).brightness > 60

@@ -91,7 +91,7 @@ def _spread(difference: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_white_stays_white_where_the_network_has_removed_the_dirt_from_it(channels: int) -> None:
+def test_white_stays_white_where_the_network_has_removed_artifacts_from_it(channels: int) -> None:
     source = np.full((64, 64, channels), 253, np.uint8)
     larger = np.full((128, 128, channels), 255, np.uint8)
     larger[:, :64] = 200
@@ -131,6 +131,15 @@ def test_what_is_drawn_does_not_pay_for_white_that_stays(paper: int) -> None:
     restored = restore_tone(Pixels(larger, tone=tone_map(source), paper=paper_map(source))).color
     assert (restored[:, 0::4] == 255).all()
     assert (restored[:, 2::4] == 128).all()
+
+
+def test_what_is_drawn_pays_little_for_artifacts_that_are_darker_than_paper() -> None:
+    source = np.full((64, 64, 1), 128, np.uint8)
+    source[:, ::2] = 240
+    larger = source.repeat(2, axis=0).repeat(2, axis=1)
+    larger[larger == 240] = 255
+    restored = restore_tone(Pixels(larger, tone=tone_map(source), paper=paper_map(source))).color
+    assert restored[:, 2::4].min() >= 120
 
 
 def test_a_pale_tint_is_no_paper_that_became_white() -> None:

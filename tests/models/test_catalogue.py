@@ -6,18 +6,31 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from comic_upscale import costs
 from comic_upscale.errors import WeightsError
+from comic_upscale.gate.verdict import thresholds
 from comic_upscale.models.catalogue import CATALOGUE, FAMILIES, Model, find_model, in_family
-from comic_upscale.models.weights import locate
+from comic_upscale.models.weights import known_model, locate
+from tests.conftest import REPOSITORY
 
-OWN = ("comic-compact-x3", "comic-best-x2", "comic-best-x3", "comic-fast-x2", "comic-fast-x3")
+OWN = (
+    "comic-compact-x3",
+    "comic-best-x2",
+    "comic-best-x3",
+    "comic-crisp-x2",
+    "comic-crisp-x3",
+    "comic-fast-x2",
+    "comic-fast-x3",
+)
 BUNDLED = pytest.mark.parametrize("own", OWN)
 MODELS = pytest.mark.parametrize("model", CATALOGUE.values(), ids=list(CATALOGUE))
 OFFICIAL = pytest.mark.parametrize(
@@ -64,7 +77,7 @@ def test_our_own_file_is_the_one_of_the_catalogue(own: str) -> None:
     assert (entry.licence, entry.weights.bundled, entry.own_strength) == ("MIT", True, 0)
 
 
-@pytest.mark.parametrize("own", ["comic-fast-x2", "comic-fast-x3"])
+@pytest.mark.parametrize("own", ["comic-best-x2", "comic-best-x3", "comic-fast-x2", "comic-fast-x3"])
 def test_our_own_denoising_partner_is_the_one_of_the_catalogue(own: str) -> None:
     partner = CATALOGUE[own].denoise_weights
     assert partner is not None and partner.bundled and partner.name == f"{own}-dn.safetensors"
@@ -81,10 +94,30 @@ def test_our_own_denoising_partner_is_the_one_of_the_catalogue(own: str) -> None
 
 def test_a_fallback_model_is_part_of_the_package_and_has_the_same_factor() -> None:
     fallback = {model.name: model.fallback for model in CATALOGUE.values() if model.fallback}
-    assert set(fallback) == {"comic-compact-x3", "comic-best-x2", "comic-best-x3"}
+    assert set(fallback) == {name for name in OWN if not name.startswith("comic-fast")}
     for name, other in fallback.items():
         assert CATALOGUE[other].weights.bundled
         assert CATALOGUE[other].native_scale == CATALOGUE[name].native_scale
+
+
+@BUNDLED
+def test_our_own_network_has_bounds_of_its_own_and_a_rate(own: str) -> None:
+    measured = thresholds()["measured"]
+    rates = tomllib.loads((Path(costs.__file__).parent / "rates.toml").read_text("utf-8"))
+    assert own in {network["model"] for network in rates["network"]}
+    # The bounds of all models are those of comic-compact-x3.
+    assert own == "comic-compact-x3" or measured[own]["identity"] == CATALOGUE[own].weights.sha256
+
+
+def test_every_file_of_the_package_is_in_the_repository() -> None:
+    if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
+        pytest.skip("there is no git repository here")
+    files = [file for model in CATALOGUE.values() for file in model.files if file.bundled]
+    paths = [f"weights/{file.name}" for file in files]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *paths], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert ignored.stdout == ""
 
 
 def header_of(content: bytes) -> dict[str, Any]:
@@ -111,12 +144,13 @@ def test_our_own_entry_tells_the_factor_and_the_cost_of_its_file(own: str) -> No
 
 def test_no_two_files_share_a_hash() -> None:
     files = [file for model in CATALOGUE.values() for file in model.files]
-    assert len({file.sha256 for file in files}) == len(files) == 13
+    assert len({file.sha256 for file in files}) == len(files) == 17
 
 
-def test_comic_fast_and_the_general_model_have_denoise_weights() -> None:
+def test_comic_best_comic_fast_and_the_general_model_have_denoise_weights() -> None:
     strengths = {model.name: model.own_strength for model in CATALOGUE.values() if model.denoise_weights}
-    assert strengths == {"comic-fast-x2": 0, "comic-fast-x3": 0, "realesr-general-x4v3": 1}
+    own = dict.fromkeys(("comic-best-x2", "comic-best-x3", "comic-fast-x2", "comic-fast-x3"), 0)
+    assert strengths == own | {"realesr-general-x4v3": 1}
 
 
 @MODELS
@@ -198,3 +232,14 @@ def test_a_family_is_found_by_name_and_serves_every_factor(family: str) -> None:
     assert find_model(family) is CATALOGUE[f"{family}-x3"]
     with pytest.raises(WeightsError, match=family):
         find_model("no such model")
+
+
+def test_a_file_of_the_user_is_no_model_of_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert known_model("Comic-Best-x3.pth") is CATALOGUE["comic-best-x3"]
+    Path("Comic-Best-x3.pth").touch()
+    assert known_model("Comic-Best-x3.pth") is None
+    assert known_model("./comic-best-x3") is None
+    assert known_model("nobody") is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.gate.verdict import thresholds
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.default_model import DEFAULTS, check_auto, default_model, is_auto
 
@@ -22,10 +21,8 @@ def test_the_device_and_the_factor_decide(accelerator: bool, factor: float | Non
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
-def test_every_choice_is_part_of_the_package_and_has_bounds_of_its_own(name: str) -> None:
-    weights = CATALOGUE[name].weights
-    assert weights.bundled
-    assert weights.sha256 in {model["identity"] for model in thresholds()["measured"].values()}
+def test_every_choice_is_part_of_the_package(name: str) -> None:
+    assert CATALOGUE[name].weights.bundled
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.models.network import load_network, read_state
 from comic_upscale.models.weights import ResolvedWeights, identify_weights, resolve_weights
 
-FAST = ("comic-fast-x2", "comic-fast-x3")
+OWN = ("comic-best-x2", "comic-best-x3", "comic-fast-x2", "comic-fast-x3")
 
 
 def resolved(name: str, denoise: float | None) -> ResolvedWeights:
@@ -44,7 +44,7 @@ def enlarged(page: Image.Image, denoise: float | None) -> NDArray[np.int16]:
         return np.asarray(upscaler.upscale(page, 2), np.int16)
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", OWN)
 def test_no_strength_and_0_are_the_network_as_it_is(name: str) -> None:
     for denoise in (None, 0, 0.0):
         found = resolved(name, denoise)
@@ -56,7 +56,7 @@ def test_no_strength_and_0_are_the_network_as_it_is(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", OWN)
 def test_1_is_the_partner_and_between_is_a_mix(name: str) -> None:
     found = resolved(name, 1)
     assert found.denoise_path is not None and found.identity != found.sha256
@@ -95,7 +95,9 @@ def test_another_strength_is_refused(denoise: float) -> None:
         resolved("comic-fast", denoise)
 
 
-@pytest.mark.parametrize("name", ["comic-compact-x3", "comic-best-x2", "comic-best"])
+@pytest.mark.parametrize("name", ["comic-compact-x3", "comic-crisp-x2", "comic-crisp"])
 def test_a_network_without_a_partner_says_which_have_one(name: str) -> None:
-    with pytest.raises(SettingsError, match="no denoise strength: use comic-fast or realesr-general-x4v3"):
+    with pytest.raises(
+        SettingsError, match="strength: use comic-best, comic-fast, realesr-general-x4v3, or leave out"
+    ):
         resolved(name, 0.5)

@@ -15,7 +15,7 @@ from training.checkpoint import FineTuning, write_weights
 from training.degrade import Compression, compress, compress_off_grid, spoil
 from training.fine_tune import begin, main, train_step
 from training.network import Chain, activate, activate_on_cpu
-from training.objective import white_areas, white_loss
+from training.objective import edge_loss, halo_loss, white_areas, white_loss
 from training.patches import Patches, PatchSettings, Source
 from training.validation import tracks, white_by_track
 
@@ -28,6 +28,7 @@ RECIPE = FineTuning(
     patch=16,
     rate=1e-3,
     white=0.5,
+    edges=0.0,
     drawn=0,
     lettered=0,
     shared=True,
@@ -84,6 +85,39 @@ def test_patches_take_the_damage_that_is_asked_for() -> None:
         small = torch.cat([patches[number].small for number in range(3)]).float()
         dirt[damage] = float(((small > 200) & (small < 255)).float().mean())
     assert dirt["heavy"] > dirt["usual"]
+
+
+def test_soft_damage_blurs_the_input_and_leaves_the_truth_crisp() -> None:
+    steps = {}
+    for damage in ("usual", "soft"):
+        patches = Patches(
+            [Source([np.asarray(line_on_white(160))], 1.0, soft_share=1.0)],
+            PatchSettings(40, 32, 5, damage),  # type: ignore[arg-type]
+            3,
+        )
+        batches = [patches[number] for number in range(3)]
+        steps[damage] = tuple(
+            float(np.mean([each.float().diff(dim=-2).abs().amax(dim=(1, 2, 3)).mean() for each in pixels]))
+            for pixels in ([batch.small for batch in batches], [batch.truth for batch in batches])
+        )
+    assert steps["soft"][1] > steps["usual"][1], "no truth is softened"
+    assert steps["soft"][0] < steps["soft"][1], "most inputs are"
+
+
+def test_edges_count_by_their_steps_and_halos_by_what_the_truth_does_not_have() -> None:
+    truth = torch.full((1, 3, 12, 12), 0.5)
+    truth[..., 6:] = 0.75
+    lighter = truth + 0.1
+    assert float(edge_loss(lighter, truth)) == pytest.approx(0, abs=1e-6), "the level is not theirs"
+    blurred = truth.clone()
+    blurred[..., 5:7] = 0.625
+    assert float(edge_loss(blurred, truth)) > 0
+    assert float(halo_loss(blurred, truth)) == 0, "between the levels beside it"
+    halos = truth.clone()
+    halos[..., 5], halos[..., 6] = 0.4, 0.85
+    assert float(halo_loss(halos, truth)) == pytest.approx(0.2 / 12, rel=1e-3)
+    white = torch.ones(1, 3, 8, 8)
+    assert float(halo_loss(white * 1.2, white)) == 0, "beyond white the output is cut"
 
 
 def test_white_counts_where_it_is_white_all_around_and_only_if_it_falls_short() -> None:
@@ -180,6 +214,7 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
             patch=16,
             rate=1e-3,
             white=0.5,
+            edges=0.0,
             reach=0.5,
             drawn=0,
             lettered=0,

@@ -54,6 +54,11 @@ class NetworkPass:
         if device.type == "cuda":
             self._module, self.proof = choose_way(network, self._module, device, precision)
 
+    @property
+    def has_gray_version(self) -> bool:
+        """Whether gray pages go through a version of the network with one channel."""
+        return self._gray is not None
+
     def planes(self, channels: int) -> int:
         """Return how many times a window with this many channels goes through the network."""
         return channels if self._channels == 1 else 1

@@ -20,8 +20,8 @@ from comic_upscale.execution.local.steps import PageSteps
 from comic_upscale.execution.local.workers import Workers, feeds_fast_device
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.library.page_rules import Network, PageRules
-from comic_upscale.models.catalogue import CATALOGUE, known_model
 from comic_upscale.models.default_model import assumed_native_scale
+from comic_upscale.models.weights import known_model
 from comic_upscale.settings.job import JobSettings
 
 _TORCH = "torch"
@@ -147,5 +147,5 @@ def _fallback_networks(settings: JobSettings, networks: Sequence[Network]) -> di
 
 def _native_scale(settings: JobSettings, model: str) -> int | None:
     """Return the factor of a network that is not open yet; None if only its weights tell."""
-    known = CATALOGUE.get(model)
+    known = known_model(model)
     return assumed_native_scale(replace(settings, model=model)) if known is None else known.native_scale

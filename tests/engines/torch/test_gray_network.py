@@ -70,10 +70,12 @@ def test_every_network_of_the_package_has_one(name: str) -> None:
 def test_a_gray_page_goes_through_it_in_strips(
     make_network: MakeNetwork, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = make_network(random_compact(3, "prelu"))
+    network = make_network(random_compact(3, "prelu"), native_scale=3)
     windows = torch.randint(0, 256, (1, 40, 33, 1), dtype=torch.uint8)
     with torch.inference_mode():
-        native, finite = NetworkPass(network, CPU, precision)(windows)
+        forward = NetworkPass(network, CPU, precision)
+        assert forward.has_gray_version
+        native, finite = forward(windows)
         monkeypatch.setattr(network_pass, "can_become_gray", lambda _: False)
         expected, _ = NetworkPass(network, CPU, precision)(windows)
     assert native.shape == expected.shape == (1, 1, 120, 99)
@@ -83,11 +85,28 @@ def test_a_gray_page_goes_through_it_in_strips(
     assert (native - expected).abs().mean() < 1e-3
 
 
-def test_an_output_that_is_not_finite_is_still_seen(make_network: MakeNetwork) -> None:
-    module = random_compact(2, "leakyrelu")
-    with torch.no_grad():
-        module.body[-1].bias[0] = torch.inf
-    network: Network = make_network(module)
+@pytest.mark.parametrize("samples", [torch.uint8, torch.uint16])
+def test_equal_rows_and_16_bits_go_through_it(make_network: MakeNetwork, samples: torch.dtype) -> None:
+    network = make_network(random_compact(2, "leakyrelu"), native_scale=2, receptive_radius=5)
+    page = torch.zeros((1, 80, 20, 1), dtype=torch.int32)
+    page[:, 60:] = torch.arange(20)[:, None] * 12
+    unit = 1 if samples == torch.uint8 else 257
+    forward = NetworkPass(network, CPU, torch.float32)
     with torch.inference_mode():
-        _, finite = NetworkPass(network, CPU, torch.float32)(torch.zeros(1, 20, 20, 1, dtype=torch.uint8))
+        native, _ = forward((page * unit).to(samples))
+        whole = network.module((page / 255).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)).clamp(0, 1)
+    assert forward.has_gray_version
+    torch.testing.assert_close(native, whole.mean(1, keepdim=True), atol=3 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("where", ["first", "inner", "last"])
+def test_an_output_that_is_not_finite_is_still_seen(where: str, make_network: MakeNetwork) -> None:
+    module = random_compact(2, "leakyrelu")
+    forward = NetworkPass(make_network(module, native_scale=2), CPU, torch.float32)
+    assert forward.has_gray_version
+    layer = {"first": 0, "inner": 1, "last": -1}[where]
+    with torch.inference_mode():
+        assert forward(torch.zeros(1, 20, 20, 1, dtype=torch.uint8))[1].isfinite().all()
+        forward._gray._layers[layer]._convolution.bias[0] = torch.nan  # type: ignore[union-attr, index]
+        _, finite = forward(torch.zeros(1, 20, 20, 1, dtype=torch.uint8))
     assert not finite.isfinite().any()
