@@ -75,7 +75,7 @@ class FaintLines:
 class Paper:
     """The nearly white pixels of a page, in the cells of its tone; see ``tone.py``."""
 
-    lacks: NDArray[np.float32]
+    shortfall: NDArray[np.float32]
     """How far they are from white, as a mean over all pixels of the cell: rows x columns x channels, samples."""
     share: NDArray[np.float32]
     """Their share of the cell: rows x columns x 1."""

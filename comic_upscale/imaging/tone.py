@@ -42,8 +42,8 @@ def paper_map(color: SampleArray) -> Paper:
     height, width = color.shape[:2]
     rows, columns = -(-height // CELL), -(-width // CELL)
     nearly = _darkest_channel(color) >= _NEARLY_WHITE * top
-    lacks = np.where(nearly[..., None], top - color, 0).astype(color.dtype)
-    return Paper(_average_cells(lacks, rows, columns), _share_of(nearly, rows, columns))
+    shortfall = np.where(nearly[..., None], top - color, 0).astype(color.dtype)
+    return Paper(_average_cells(shortfall, rows, columns), _share_of(nearly, rows, columns))
 
 
 def restore_tone(page: Pixels) -> Pixels:
@@ -66,7 +66,9 @@ def restore_tone(page: Pixels) -> Pixels:
     if page.paper is not None:
         white = _darkest_channel(color) == top
         share = _share_of(white, *tone.shape[:2])
-        tone = tone + page.paper.lacks * np.minimum(share / np.maximum(page.paper.share, np.float32(1e-6)), 1)
+        tone = tone + page.paper.shortfall * np.minimum(
+            share / np.maximum(page.paper.share, np.float32(1e-6)), 1
+        )
         # Artifacts beside ink are darker than paper. What white does not take of them must not fall on the ink.
         others = 1 - np.maximum(share - page.paper.share, 0)
     for _ in range(_ROUNDS):

@@ -33,7 +33,7 @@ def can_become_gray(network: Compact) -> bool:
 
 
 @torch.no_grad()
-def gray_ends(network: Compact) -> tuple[torch.nn.Conv2d, torch.nn.Conv2d]:
+def make_gray_ends(network: Compact) -> tuple[torch.nn.Conv2d, torch.nn.Conv2d]:
     """Return the first and the last convolution of the gray version, in float32.
 
     Args:

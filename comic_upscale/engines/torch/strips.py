@@ -27,7 +27,7 @@ import torch
 from torch.nn import functional
 
 from comic_upscale.engines.torch.convolution import Convolution
-from comic_upscale.engines.torch.gray_network import gray_ends
+from comic_upscale.engines.torch.gray_network import make_gray_ends
 from comic_upscale.models.architectures import Compact
 
 _STRIP_PIXELS = 49_152
@@ -82,7 +82,7 @@ class StripwiseCompact(torch.nn.Module):
             network: what this one was made of, with a gray version.
         """
         first, last = (
-            end.to(self._precision).to(memory_format=torch.channels_last) for end in gray_ends(network)
+            end.to(self._precision).to(memory_format=torch.channels_last) for end in make_gray_ends(network)
         )
         gray = copy.copy(self)
         # A shallow copy of a module shares the table of its parts.
