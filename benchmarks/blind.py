@@ -34,7 +34,13 @@ from benchmarks.candidates import LANCZOS, REFERENCE, Candidate, gather
 from benchmarks.invented import LONG_SIDE, open_source
 from benchmarks.machine import cores, facts, write_report
 from benchmarks.peers import PEERS
-from benchmarks.validation import REPOSITORY, AbsentError, ValidationPage, validation_pages
+from benchmarks.validation import (
+    REPOSITORY,
+    AbsentError,
+    ValidationPage,
+    refuse_in_repository,
+    validation_pages,
+)
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.evaluation.picture import as_pixels, detail
 from comic_upscale.evaluation.sheet import row_of, under
@@ -97,10 +103,7 @@ def make(options: argparse.Namespace) -> None:
         AbsentError: pages or peers are not on this machine, or the folder is inside the repository.
         WeightsError: a model is not there.
     """
-    if options.folder.resolve().is_relative_to(REPOSITORY):
-        raise AbsentError(
-            f"{options.folder} is in the repository, where pictures of BY-SA pages must not be."
-        )
+    refuse_in_repository(options.folder)
     rng = random.Random(options.seed)
     key: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:

@@ -77,6 +77,7 @@ from benchmarks.validation import (
     AbsentError,
     ValidationPage,
     flatten_page,
+    refuse_in_repository,
     validation_pages,
 )
 from comic_upscale.errors import ComicUpscaleError
@@ -187,8 +188,8 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         WeightsError: a model is not there.
     """
     for folder in (options.outputs, options.sheets):
-        if folder is not None and folder.resolve().is_relative_to(REPOSITORY):
-            raise AbsentError(f"{folder} is in the repository, where pictures of BY-SA pages must not be.")
+        if folder is not None:
+            refuse_in_repository(folder)
     every_page = validation_pages()
     pages = choose_pages(every_page, options.names, options.pages)
     textures: dict[str, dict[str, list[Block]]] = {}

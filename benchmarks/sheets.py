@@ -21,11 +21,11 @@ from PIL import Image
 from benchmarks.candidates import gather
 from benchmarks.machine import cores
 from benchmarks.validation import (
-    REPOSITORY,
     TRACKS,
     AbsentError,
     ValidationPage,
     open_original,
+    refuse_in_repository,
     validation_pages,
 )
 from comic_upscale.errors import ComicUpscaleError
@@ -66,10 +66,7 @@ def write_sheets(options: argparse.Namespace) -> None:
         AbsentError: pages or peers are not on this machine, or the folder is inside the repository.
         WeightsError: a model is not there.
     """
-    if options.folder.resolve().is_relative_to(REPOSITORY):
-        raise AbsentError(
-            f"{options.folder} is in the repository, where pictures of BY-SA pages must not be."
-        )
+    refuse_in_repository(options.folder)
     pages = choose_pages(validation_pages(), options.names, options.pages)
     track = next(track for track in TRACKS if track.name == options.track)
     candidates = [each for each in gather(options.models, peers=options.peers) if each.fits(track)]

@@ -77,6 +77,16 @@ def validation_pages() -> list[ValidationPage]:
     ]
 
 
+def refuse_in_repository(folder: Path) -> None:
+    """Refuse a folder for pictures that are made from the pages.
+
+    Raises:
+        AbsentError: the folder is inside the repository.
+    """
+    if folder.resolve().is_relative_to(REPOSITORY):
+        raise AbsentError(f"{folder} is in the repository, where pictures of BY-SA pages must not be.")
+
+
 def open_original(page: ValidationPage, size: tuple[int, int] = CROP) -> Image.Image:
     """Return the middle of a page as mode L (where it has no colour) or RGB, transparency on white.
 
