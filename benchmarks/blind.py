@@ -1,17 +1,18 @@
-"""A blind look: crops of pages that no model of ours was trained on, enlarged by all, to be ranked without names.
+"""A blind comparison: crops of unseen pages, enlarged by several programs, to be ranked without names.
 
-Usage: python -m benchmarks.blind make FOLDER [--crops 20] [--looks 3] [--model NAME|FILE ...] [--seed N]
+Usage: python -m benchmarks.blind make FOLDER [--crops 20] [--rounds 3] [--model NAME|FILE ...] [--seed N]
        python -m benchmarks.blind count FOLDER [--json FILE]
 
-``make`` writes a folder for each look, with a sheet for each crop. A sheet shows the source, enlarged by nearest
-neighbour, and the outputs under letters, at 100 %. The letters are shuffled anew for every sheet of every look;
-``key.json`` holds what they stand for. A person who looks at them writes ``ranks.txt`` beside the sheets, a line for
-each, best first: ``07 CAFBDE``. ``count`` reads these files, and prints the mean rank and how often each was first: of
-all, and of each network of ours as if it were alone beside the others.
+``make`` writes a folder for each round, with a sheet for each crop. A sheet shows the source, enlarged by nearest
+neighbour, and the outputs at 100 %, each under a letter. The letters are reshuffled for each sheet, and ``key.json``
+says what they stand for. The judge of a round writes ``ranks.txt`` beside the sheets: one line per sheet, best first,
+such as ``07 CAFBDE``. ``count`` reads these files and prints, for each program, its mean rank and how often it came
+first. For each network of ours, it also prints both as if the others of ours had not taken part.
 
-The pages are those of `benchmarks.invented`, with a long side of 768 pixels at most. Every other crop went through
-JPEG 80; for these, cunet and Real-CUGAN run with their weakest denoising. A crop has drawing: it is drawn from the half
-of the page's regions with the most detail. The sheets are made from CC BY-SA pages: keep them out of the repository.
+The pages are those of `benchmarks.invented`, which no model of ours was trained on, with a long side of 768 pixels at
+most. Every other crop went through JPEG 80; for these, cunet and Real-CUGAN run with their weakest denoising. Each crop
+is one of the half of the page's regions with the most detail. The sheets are made from CC BY-SA pages: keep them out of
+the repository.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ RESULT = REPOSITORY / "benchmarks" / "results" / "blind-cpu.json"
 
 
 class RanksError(Exception):
-    """What somebody wrote of the sheets cannot be counted; the message says which line."""
+    """The ranks cannot be counted; the message says which line is wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +85,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     making = commands.add_parser("make", help="write the sheets")
     making.add_argument("folder", type=Path)
     making.add_argument("--crops", type=int, default=20)
-    making.add_argument("--looks", type=int, default=3)
+    making.add_argument("--rounds", type=int, default=3)
     making.add_argument(
         "--model", "--models", dest="models", action="extend", nargs="+", default=[], metavar="NAME|FILE"
     )
@@ -97,7 +98,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make(options: argparse.Namespace) -> None:
-    """Write the sheets of all looks, and what their letters stand for.
+    """Write the sheets of all rounds, and what their letters stand for.
 
     Raises:
         AbsentError: pages or peers are not on this machine, or the folder is inside the repository.
@@ -115,11 +116,11 @@ def make(options: argparse.Namespace) -> None:
             track = Track("blind", FACTOR, QUALITY if number % 2 == 0 else None)
             source, outputs = _enlarge(page, track, opened, rng)
             letters: dict[str, dict[str, str]] = {}
-            for look in range(1, options.looks + 1):
+            for round_number in range(1, options.rounds + 1):
                 names = rng.sample(list(outputs), len(outputs))
                 shown = dict(zip(string.ascii_uppercase[: len(names)], names, strict=True))
-                letters[str(look)] = shown
-                folder = options.folder / f"look-{look}"
+                letters[str(round_number)] = shown
+                folder = options.folder / f"round-{round_number}"
                 folder.mkdir(parents=True, exist_ok=True)
                 pictures = [("source", source), *((letter, outputs[name]) for letter, name in shown.items())]
                 _sheet(f"{number:02d}", pictures).save(folder / f"{number:02d}.png")
@@ -191,7 +192,7 @@ def _sheet(title: str, pictures: Sequence[tuple[str, Image.Image]]) -> Image.Ima
 
 
 def count(folder: Path) -> dict[str, Any]:
-    """Return the ranks of everybody, and those of each network of ours as if it were alone beside the others.
+    """Return the ranks of all programs, and those of each network of ours without the others of ours.
 
     Args:
         folder: what ``make`` wrote, with the ranks.
@@ -204,53 +205,53 @@ def count(folder: Path) -> dict[str, Any]:
         key = json.loads((folder / "key.json").read_text("utf-8"))
     except FileNotFoundError:
         raise AbsentError(f"{folder} has no key.json: make the sheets first.") from None
-    looks = sorted(path.parent for path in folder.glob("look-*/ranks.txt"))
-    if not looks:
-        raise AbsentError(f"{folder} has no look-1/ranks.txt: look at the sheets first.")
+    judged = sorted(path.parent for path in folder.glob("round-*/ranks.txt"))
+    if not judged:
+        raise AbsentError(f"{folder} has no round-1/ranks.txt: judge the sheets first.")
     orders = {}
-    for look in looks:
-        number = look.name.removeprefix("look-")
+    for sheets in judged:
+        number = sheets.name.removeprefix("round-")
         if any(number not in each["letters"] for each in key.values()):
-            raise RanksError(f"{look}: key.json knows no such look")
+            raise RanksError(f"{sheets}: key.json has no such round")
         letters = {sheet: each["letters"][number] for sheet, each in key.items()}
-        orders[number] = list(read_ranks(look / "ranks.txt", letters).values())
+        orders[number] = list(read_ranks(sheets / "ranks.txt", letters).values())
     names = set(orders[min(orders)][0])
     others = names & {LANCZOS, REFERENCE, *(peer.peer for peer in PEERS)}
     return {
         "sheets": len(key),
-        "looks": len(looks),
+        "rounds": len(judged),
         "ranks": rank(orders, names),
-        "alone beside the others": {name: rank(orders, {name, *others}) for name in sorted(names - others)},
+        "without our others": {name: rank(orders, {name, *others}) for name in sorted(names - others)},
     }
 
 
 def rank(orders: Mapping[str, Sequence[Sequence[str]]], names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Return the mean rank, how often first, and the mean rank in each look, of these among themselves.
+    """Rank some of the programs among themselves: their mean rank, how often first, and the mean rank in each round.
 
     Args:
-        orders: for each look, who is on each sheet, best first.
-        names: who is ranked.
+        orders: for each round, the programs on each sheet, best first.
+        names: the programs to rank.
     """
     ranks: dict[str, dict[str, list[int]]] = {}
-    for look, sheets in orders.items():
+    for number, sheets in orders.items():
         for sheet in sheets:
             for place, name in enumerate((name for name in sheet if name in names), 1):
-                ranks.setdefault(name, {}).setdefault(look, []).append(place)
+                ranks.setdefault(name, {}).setdefault(number, []).append(place)
     together = {
-        name: [place for each in of_looks.values() for place in each] for name, of_looks in ranks.items()
+        name: [place for each in by_round.values() for place in each] for name, by_round in ranks.items()
     }
     return {
         name: {
             "mean": round(statistics.fmean(every), 2),
             "first": every.count(1),
-            "looks": {look: round(statistics.fmean(each), 2) for look, each in ranks[name].items()},
+            "rounds": {number: round(statistics.fmean(each), 2) for number, each in ranks[name].items()},
         }
         for name, every in sorted(together.items(), key=lambda item: statistics.fmean(item[1]))
     }
 
 
 def read_ranks(path: Path, letters: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
-    """Return who is on each sheet, best first.
+    """Return the programs on each sheet, best first.
 
     Args:
         path: a line for each sheet: its number and its letters, best first.
@@ -275,9 +276,9 @@ def read_ranks(path: Path, letters: Mapping[str, Mapping[str, str]]) -> dict[str
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """Return the table of ranks."""
-    alone = report["alone beside the others"]
+    alone = report["without our others"]
     rows = [
-        f"| | mean rank | first of {report['sheets'] * report['looks']} | without our others: mean rank | first |",
+        f"| | mean rank | first of {report['sheets'] * report['rounds']} | without our others: mean rank | first |",
         "|---|---:|---:|---:|---:|",
     ]
     for name, row in report["ranks"].items():

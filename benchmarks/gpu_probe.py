@@ -148,8 +148,8 @@ def correct(probe: Probe, name: str) -> dict[str, tuple[float, int]]:
     # A GPU takes the mean of three colours for a gray page, so the reference does, too.
     with patch("comic_upscale.engines.torch.network_pass.can_become_gray", return_value=False):
         exact_engine = TorchEngine(network, device=torch.device("cpu"), precision=torch.float32)
-        # Its network opens with the first page.
-        exact_engine.upscale(Batch(np.zeros((1, 8, 8, 3), np.uint8), (16, 16)))
+        # The first gray page decides.
+        exact_engine.upscale(Batch(np.zeros((1, 8, 8, 1), np.uint8), (16, 16)))
     found = {}
     for name, (pixels, target, tile) in _kinds_of_pages(probe).items():
         exact = exact_engine.upscale(Batch(pixels, target)).pixels

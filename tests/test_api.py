@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import comic_upscale
 from comic_upscale import Upscaler, upscale_image
@@ -31,6 +33,13 @@ def test_paths_may_be_strings(kind: type, tiny_weights: Path, tmp_path: Path) ->
         Upscaler("realesr-animevideov3", weights_folders=[kind(tmp_path)])
     with Upscaler("comic-fast", device="cpu", weights_cache=kind(tmp_path)) as upscaler:
         assert upscaler.model == "comic-fast-x3"
+
+
+def test_a_file_with_the_name_of_a_model_is_no_model(tiny_weights: Path, tmp_path: Path) -> None:
+    path = tmp_path / "comic-crisp-x3.pth"
+    torch.save(load_file(tiny_weights), path)
+    with Upscaler(path, device="cpu") as own, Upscaler("comic-crisp", device="cpu") as ours:
+        assert (own._cleans_white, ours._cleans_white) == (False, True)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])

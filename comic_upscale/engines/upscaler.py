@@ -74,7 +74,8 @@ class Upscaler:
             model = default_model(accelerator=all_accelerators(device), factor=None)
         weights = resolve_weights(model, denoise=denoise, folders=folders, cache=cache, download=download)
         network = load_network(weights, denoise)
-        self._cleans_white = cleans_white(weights.model_name, denoise)
+        # A file of the user may have the name of a model.
+        self._cleans_white = weights.model is not None and cleans_white(weights.model_name, denoise)
         self._engine = open_torch_engine(network, device, precision=precision, batch=batch, tile=tile)
         self.model = weights.model_name
         """The model's name in the catalogue, or the name of the file."""

@@ -300,6 +300,7 @@ __all__ = [
     "identify_weights",
     "identity_of",
     "is_mixed",
+    "known_model",
     "locate",
     "mixes",
     "no_denoise",

@@ -393,6 +393,9 @@ def test_paper_that_became_white_hides_nothing_of_what_is_drawn() -> None:
     lighter = cleaned.copy()
     lighter[128:] += 2
     assert compare(source, lighter, whitens_paper=True).brightness == 1
+    # Paper that became darker counts.
+    darker = np.where(cleaned == 255, 250, cleaned).astype(np.uint8)
+    assert compare(source, darker, whitens_paper=True).brightness == 1
     # Off-white that became white was no dirty paper, and gray was none at all.
     tinted = np.where(source == 252, 247, source).astype(np.uint8)
     assert compare(tinted, cleaned, whitens_paper=True).brightness == 2

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from training.checkpoint import FineTuning, write_weights
 from training.degrade import Compression, compress, compress_off_grid, spoil
 from training.fine_tune import begin, main, train_step
+from training.ground_truth import read_pages, validation_paths
 from training.network import Chain, activate, activate_on_cpu
 from training.objective import edge_loss, halo_loss, white_areas, white_loss
-from training.patches import Patches, PatchSettings, Source
-from training.validation import tracks, white_by_track
+from training.on_gpu import AtFactor
+from training.patches import Batch, Patches, PatchSettings, Source
+from training.validation import psnr_by_track, tracks, white_by_track
 
 RECIPE = FineTuning(
     network="fast",
@@ -88,20 +90,19 @@ def test_patches_take_the_damage_that_is_asked_for() -> None:
 
 
 def test_soft_damage_blurs_the_input_and_leaves_the_truth_crisp() -> None:
-    steps = {}
-    for damage in ("usual", "soft"):
-        patches = Patches(
-            [Source([np.asarray(line_on_white(160))], 1.0, soft_share=1.0)],
-            PatchSettings(40, 32, 5, damage),  # type: ignore[arg-type]
-            3,
-        )
-        batches = [patches[number] for number in range(3)]
-        steps[damage] = tuple(
-            float(np.mean([each.float().diff(dim=-2).abs().amax(dim=(1, 2, 3)).mean() for each in pixels]))
-            for pixels in ([batch.small for batch in batches], [batch.truth for batch in batches])
-        )
-    assert steps["soft"][1] > steps["usual"][1], "no truth is softened"
-    assert steps["soft"][0] < steps["soft"][1], "most inputs are"
+    def batches(soft_share: float) -> list[Batch]:
+        source = Source([np.asarray(line_on_white(160))], 1.0, soft_share=soft_share)
+        patches = Patches([source], PatchSettings(40, 32, 5, "soft"), 3)
+        return [patches[number] for number in range(3)]
+
+    found = batches(soft_share=1.0)
+    for batch, crisp in zip(found, batches(soft_share=0.0), strict=True):
+        assert torch.equal(batch.truth, crisp.truth), "no truth is softened"
+    steps = {
+        kind: torch.cat([getattr(batch, kind).float().diff(dim=-2).abs().amax((1, 2, 3)) for batch in found])
+        for kind in ("small", "truth")
+    }
+    assert steps["small"].mean() < 0.9 * steps["truth"].mean(), "most inputs are"
 
 
 def test_edges_count_by_their_steps_and_halos_by_what_the_truth_does_not_have() -> None:
@@ -197,9 +198,9 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
     )
     begin_with = weights_folder(tmp_path / "begin")
 
-    def run(steps: int, damage: str = "heavy") -> None:
+    def run(steps: int, damage: str = "heavy", out: str = "out") -> None:
         main(
-            out=tmp_path / "out",
+            out=tmp_path / out,
             network="fast",
             begin_with=begin_with,
             damage=damage,
@@ -247,3 +248,21 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
         torch.testing.assert_close(written["body.6.bias"].float(), halfway, atol=1e-4, rtol=1e-2)
     with pytest.raises(SystemExit, match="made with another recipe"):
         run(6, damage="usual")
+    # One from before an option was added goes on, as with its default.
+    del state["recipe"]["edges"]
+    torch.save(state, tmp_path / "out" / "checkpoint.pt")
+    run(6)
+    assert json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])["step"] == 6
+    # What is logged are the scores of the files, not those of the whole way.
+    run(4, damage="soft", out="soft")
+    written_network = Chain(8, 2, (2, 3), one_slope=True)
+    written_network.load_plain(
+        {
+            factor: load_file(tmp_path / "soft" / f"comic-fast-x{factor}-crisp.safetensors")
+            for factor in (2, 3)
+        }
+    )
+    watched = tracks(read_pages(validation_paths(shared)), (30, 50, 75))
+    scores = psnr_by_track(AtFactor(written_network), watched, torch.device("cpu"))
+    logged = json.loads((tmp_path / "soft" / "log.jsonl").read_text().splitlines()[-1])["psnr"]
+    assert logged == pytest.approx(scores, abs=6e-4)

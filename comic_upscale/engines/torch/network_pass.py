@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 
 import torch
 
@@ -38,14 +39,10 @@ class NetworkPass:
         self._scale = network.native_scale
         # On a GPU, the same shape for all pages of a batch is worth more.
         self._reach = network.receptive_radius if self.in_strips else None
-        self._gray: torch.nn.Module | None = None
-        """The network for gray pages, if there is one beside that for RGB."""
+        self._loaded = network.module
         if self.in_strips:
-            strips = StripwiseCompact(network.module, precision).eval()
-            self._module: torch.nn.Module = strips
+            self._module: torch.nn.Module = StripwiseCompact(self._loaded, precision).eval()
             self._precision = torch.float32
-            if can_become_gray(network.module):
-                self._gray = strips.for_gray(network.module)
             return
         # Tensor cores and oneDNN compute in channels-last format. Other formats are converted at every layer.
         module = copy.deepcopy(network.module).to(device=device, dtype=precision)
@@ -54,10 +51,12 @@ class NetworkPass:
         if device.type == "cuda":
             self._module, self.proof = choose_way(network, self._module, device, precision)
 
-    @property
-    def has_gray_version(self) -> bool:
-        """Whether gray pages go through a version of the network with one channel."""
-        return self._gray is not None
+    @cached_property
+    def _gray(self) -> torch.nn.Module | None:
+        """The version of the network for gray pages, made when the first one comes; None if there is none."""
+        if not isinstance(self._module, StripwiseCompact) or not can_become_gray(self._loaded):
+            return None
+        return self._module.for_gray(self._loaded)
 
     def planes(self, channels: int) -> int:
         """Return how many times a window with this many channels goes through the network."""
@@ -71,8 +70,8 @@ class NetworkPass:
                 network has a version for gray pages.
         """
         x = x.to(self._precision).contiguous(memory_format=torch.channels_last)
-        module = self._gray if self._gray is not None and x.shape[1] == 1 else self._module
-        native: torch.Tensor = module(x)
+        gray = self._gray if x.shape[1] == 1 else None
+        native: torch.Tensor = (self._module if gray is None else gray)(x)
         return native
 
     def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

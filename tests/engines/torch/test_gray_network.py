@@ -74,7 +74,7 @@ def test_a_gray_page_goes_through_it_in_strips(
     windows = torch.randint(0, 256, (1, 40, 33, 1), dtype=torch.uint8)
     with torch.inference_mode():
         forward = NetworkPass(network, CPU, precision)
-        assert forward.has_gray_version
+        assert forward._gray is not None
         native, finite = forward(windows)
         monkeypatch.setattr(network_pass, "can_become_gray", lambda _: False)
         expected, _ = NetworkPass(network, CPU, precision)(windows)
@@ -95,7 +95,7 @@ def test_equal_rows_and_16_bits_go_through_it(make_network: MakeNetwork, samples
     with torch.inference_mode():
         native, _ = forward((page * unit).to(samples))
         whole = network.module((page / 255).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)).clamp(0, 1)
-    assert forward.has_gray_version
+    assert forward._gray is not None
     torch.testing.assert_close(native, whole.mean(1, keepdim=True), atol=3 / 255, rtol=0)
 
 
@@ -103,7 +103,7 @@ def test_equal_rows_and_16_bits_go_through_it(make_network: MakeNetwork, samples
 def test_an_output_that_is_not_finite_is_still_seen(where: str, make_network: MakeNetwork) -> None:
     module = random_compact(2, "leakyrelu")
     forward = NetworkPass(make_network(module, native_scale=2), CPU, torch.float32)
-    assert forward.has_gray_version
+    assert forward._gray is not None
     layer = {"first": 0, "inner": 1, "last": -1}[where]
     with torch.inference_mode():
         assert forward(torch.zeros(1, 20, 20, 1, dtype=torch.uint8))[1].isfinite().all()
