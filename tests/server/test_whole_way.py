@@ -186,7 +186,7 @@ def test_a_clean_stop_gives_the_job_back_and_a_second_signal_ends_everything_at_
     volume = tmp_path / "long.cbz"
     with zipfile.ZipFile(volume, "w") as archive:
         for number in range(40):
-            archive.write(draw(tmp_path / f"{number}.png", number, size=(96, 128)), f"{number:02}.png")
+            archive.write(draw(tmp_path / f"{number}.png", number, size=(384, 512)), f"{number:02}.png")
     server = RunningServer(tmp_path / "data", tmp_path, "--device", "cpu")
     try:
         server.start()
