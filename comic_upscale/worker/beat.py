@@ -173,6 +173,10 @@ class Heartbeat(Background):
             lines, self._lines = self._lines, []
         return lines
 
+    def _put_back(self, lines: list[str]) -> None:
+        with self._lock:
+            self._lines[:0] = lines
+
     def _beat(self, changed: dict[str, Any]) -> bool:
         lines = self._take_lines()
 
@@ -184,12 +188,13 @@ class Heartbeat(Background):
         try:
             canceled = self._database.write(write)
         except queue.LostLeaseError:
+            # So it is, too, when a beat meets the end of the job. Its last lines are for `_flush`.
+            self._put_back(lines)
             self.stop.request("another worker holds the job", LOST)
             return True
         except DatabaseError as error:
             log.error("%s", error)
-            with self._lock:
-                self._lines[:0] = lines
+            self._put_back(lines)
             return False
         if canceled:
             self.stop.request("the job was canceled", CANCELED)

@@ -17,7 +17,7 @@ from comic_upscale.execution.events import Progress
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import PageProgress
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import jobs
+from comic_upscale.server.database.schema import job_log, jobs
 from comic_upscale.server.jobs import job_json
 from comic_upscale.server.services import Services
 from comic_upscale.worker import beat, run
@@ -92,6 +92,20 @@ def test_what_is_done_of_a_page_that_takes_minutes_moves_the_progress(services: 
     services.database.write(lambda c: c.execute(sa.update(jobs).values(lease_until=0)))
     taken(services.database)
     assert (shown()["in_progress"], shown()["progress"]) == ([], round(2 / 9 * 100, 1))
+
+
+def test_a_beat_that_meets_the_end_of_the_job_loses_no_line(services: Services) -> None:
+    add(services.database)
+    held = taken(services.database)
+    with Heartbeat(services.database, held, StopRequest(), None) as heart:
+        # What ends a job takes the lease from its worker, before the last beat.
+        services.database.write(lambda c: c.execute(sa.update(jobs).values(status="completed")))
+        heart.say("a last word")
+        heart.take(progress(1))
+        wait_for(lambda: heart.stop.requested)
+    assert heart.stop.kind == LOST
+    lines = services.database.read(lambda c: c.scalars(sa.select(job_log.c.line)).all())
+    assert "a last word" in lines
 
 
 def test_an_error_of_any_kind_stops_the_job(services: Services) -> None:
