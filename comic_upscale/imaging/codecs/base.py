@@ -107,6 +107,9 @@ class OutputFormat:
     read_again: Callable[[bytes], tuple[tuple[int, int], str]] | None = None
     """Decodes a file, to check that it can be read. Returns (width, height) and Pillow's mode, which is empty if Pillow
     has none. None: Pillow decodes it."""
+    read_again_every: int = 1
+    """Of so many files of a run, one is read again, after the first few. More than 1 where a damaged file could only
+    come from a broken machine, and reading it takes a good part of the time that writing takes."""
     is_whole: Callable[[bytes], bool] | None = None
     """Returns whether a file has its end. None: decoding notices a missing end."""
     has_lossless_samples: Callable[[bytes], bool] | None = None
