@@ -109,10 +109,13 @@ def test_without_a_name_a_cpu_gets_the_fast_model_of_the_package() -> None:
     with Upscaler(device="cpu") as upscaler:
         assert (upscaler.model, upscaler.native_scale) == ("comic-fast-x3", 3)
         assert upscaler.upscale(Image.effect_noise((20, 30), 50), 2.5).size == (50, 75)
-    with pytest.raises(
-        SettingsError, match="auto has no denoise strength: use comic-best, comic-fast, realesr"
+    with (
+        Upscaler(device="cpu", denoise=0.5) as cleaning,
+        Upscaler("comic-fast", denoise=0.5, device="cpu") as named,
     ):
-        Upscaler(device="cpu", denoise=0.5)
+        page = Image.effect_noise((20, 30), 50)
+        assert cleaning.model == "comic-fast-x3"
+        assert cleaning.upscale(page, 2.5).tobytes() == named.upscale(page, 2.5).tobytes()
 
 
 def test_without_a_name_an_accelerator_gets_the_most_faithful_model(monkeypatch: pytest.MonkeyPatch) -> None:

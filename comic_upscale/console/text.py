@@ -184,7 +184,8 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
     if event.device is not None:
         model = model_name(event.model, chosen=event.model_auto)
         network = "" if event.native_scale is None else f" x{event.native_scale} network,"
-        lines.insert(-2, ("model", f"{model},{network} {event.size}"))
+        strength = "" if event.denoise is None else f" denoise {event.denoise:g},"
+        lines.insert(-2, ("model", f"{model},{network}{strength} {event.size}"))
         lines.insert(
             -2,
             (

@@ -21,7 +21,7 @@ from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import find_target, needs_network
-from comic_upscale.models.default_model import check_auto, default_model, is_auto
+from comic_upscale.models.default_model import default_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import cleans_white, resolve_weights
 from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FormatName
@@ -69,7 +69,6 @@ class Upscaler:
         model, folders = fspath(model), [Path(folder) for folder in weights_folders]
         cache, download = Path(weights_cache or "."), weights_cache is not None
         if is_auto(model):
-            check_auto(denoise)
             # The factor comes with each image.
             model = default_model(accelerator=all_accelerators(device), factor=None)
         weights = resolve_weights(model, denoise=denoise, folders=folders, cache=cache, download=download)

@@ -89,6 +89,8 @@ class JobStarted:
     """The requested size, for display: ``"scale 2.5"``, ``"width 2000"``."""
     model_auto: bool = False
     """Whether ``auto`` chose the model, now or when the job started."""
+    denoise: float | None = None
+    """The denoise strength, 0..1; None if none was requested."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """The number of ignored files in the input, by reason."""
     warnings: tuple[str, ...] = ()

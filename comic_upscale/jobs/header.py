@@ -39,6 +39,7 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
         size=str(settings.size),
         model=model.name,
         model_auto=model.auto,
+        denoise=settings.denoise,
         native_scale=None if info is None else info.native_scale,
         device=None if info is None else info.device,
         precision=None if info is None else info.precision,

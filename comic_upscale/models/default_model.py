@@ -1,12 +1,12 @@
 """The model that ``auto`` stands for: the most faithful one of the package on a GPU, the fast one on a CPU.
 
+Both have a denoise strength.
 The caller decides whether there is a GPU. This module does not import torch, and nothing is downloaded.
 """
 
 from __future__ import annotations
 
 from comic_upscale.models.catalogue import CATALOGUE, FAMILIES, in_family
-from comic_upscale.models.weights import no_denoise
 from comic_upscale.settings.job import AUTO_MODEL
 from comic_upscale.settings.processing import ProcessingSettings
 
@@ -23,18 +23,6 @@ DEFAULTS = frozenset(model.name for family in (GPU_DEFAULT, CPU_DEFAULT) for mod
 def is_auto(model: str) -> bool:
     """Return whether the model is ``auto``, in any case."""
     return model.strip().casefold() == AUTO_MODEL
-
-
-def check_auto(denoise: float | None) -> None:
-    """Refuse a denoise strength, whose model must be requested by name.
-
-    A job is continued with the model that it began with, which it knows by one file of weights. A strength mixes two.
-
-    Raises:
-        SettingsError: a strength is given. The message names the models that have one.
-    """
-    if denoise is not None:
-        raise no_denoise(f"--model {AUTO_MODEL}")
 
 
 def default_model(*, accelerator: bool, factor: float | None) -> str:

@@ -15,7 +15,7 @@ from comic_upscale.ledger.records import AutoJob
 from comic_upscale.library.page_rules import with_models
 from comic_upscale.models import default_model as auto
 from comic_upscale.models.catalogue import CATALOGUE, in_family
-from comic_upscale.models.weights import identify_weights
+from comic_upscale.models.weights import check_denoise, identify_weights
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.sizes import Scale
 
@@ -109,13 +109,13 @@ def named_model(settings: JobSettings) -> SelectedModel | None:
     """Return the model in the settings, or what their engine computes with; None for ``auto``.
 
     Raises:
-        SettingsError: the model has no denoise strength, or the engine's options are wrong.
+        SettingsError: the strength is outside 0..1, the model has none, or the engine's options are wrong.
         WeightsError: there is no such model.
     """
     # Their mistakes are reported before the input is read.
     rule_models(settings)
     if auto.is_auto(settings.model) and registry.find_factory(settings.backend).uses_catalogue:
-        auto.check_auto(settings.denoise)
+        check_denoise(settings.denoise)
         return None
     if not registry.find_factory(settings.backend).uses_catalogue:
         return SelectedModel(*registry.identify(settings))
@@ -136,12 +136,13 @@ def find_job_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedMo
     """
     # The gray mode is decided after the model, and may be the one with which the job began.
     candidates = [settings, *([replace(settings, gray="keep")] if settings.gray is None else [])]
+    names = _names_by_identity(settings.denoise)
     for job in jobs:
-        name = _names_by_weights().get(job.model_sha256)
+        name = names.get(job.model_sha256)
         if name is not None and job.fingerprint in [
             job_fingerprint(candidate, job.model_sha256) for candidate in candidates
         ]:
-            return _select(name)
+            return _select(name, settings.denoise)
     return None
 
 
@@ -171,16 +172,19 @@ def choose_model(settings: JobSettings, accelerator: bool | None = None) -> Sele
 
 
 def _select_default(settings: JobSettings, *, accelerator: bool) -> SelectedModel:
-    return _select(auto.default_model(accelerator=accelerator, factor=_factor(settings)))
+    name = auto.default_model(accelerator=accelerator, factor=_factor(settings))
+    return _select(name, settings.denoise)
 
 
 def _factor(settings: JobSettings) -> float | None:
     return settings.size.factor if isinstance(settings.size, Scale) else None
 
 
-def _names_by_weights() -> dict[str, str]:
-    return {model.weights.sha256: model.name for model in CATALOGUE.values()}
+def _names_by_identity(denoise: float | None) -> dict[str, str]:
+    """Return the models of the catalogue that have this denoise strength, by their identity with it."""
+    able = [name for name, model in CATALOGUE.items() if denoise is None or model.denoise_weights is not None]
+    return {identify_weights(name, denoise=denoise)[1]: name for name in able}
 
 
-def _select(name: str) -> SelectedModel:
-    return SelectedModel(*identify_weights(name, denoise=None), auto=True)
+def _select(name: str, denoise: float | None) -> SelectedModel:
+    return SelectedModel(*identify_weights(name, denoise=denoise), auto=True)

@@ -24,8 +24,6 @@ from comic_upscale.settings.profiles import built_in, built_in_names
 
 PHOTO_DENOISE_MODEL = "realesr-general-x4v3"
 """The model for photographs that has a denoise strength."""
-COMIC_DENOISE_MODEL = "comic-fast"
-"""The model for pages that has a denoise strength. It is part of the package."""
 
 NAME = r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}"
 """Names of presets and models of a server."""

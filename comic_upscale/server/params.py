@@ -12,7 +12,7 @@ from typing import Any
 
 from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.models.catalogue import FAMILIES, NAMES, find_model
-from comic_upscale.server.offered import BUILT_IN, COMIC_DENOISE_MODEL, Offered
+from comic_upscale.server.offered import BUILT_IN, Offered
 from comic_upscale.settings.option_json import from_json, to_json, values_from_json
 from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings, SizeOptions, join_size
@@ -109,13 +109,12 @@ def _asked(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
     if "model" in given and given["model"].strip() != values.get("model"):
         # The strength of a preset is that of its own model.
         values.pop("denoise", None)
-    denoised = _denoise(given, values)
+    denoised = _denoise(given, values.get("model", offered.default_model))
     if (size := _size(given)) is not None:
         values["size"] = size
     for option in OPTION_FIELDS:
         if option.name in given and option.name not in ("size", "denoise"):
             values[option.name] = _value(option, given[option.name])
-    # Last, because a strength chooses another model than ``auto``.
     values.update(denoised)
     if "rules" in values:
         field = "rules" if "rules" in given else "preset"
@@ -157,7 +156,8 @@ def _preset(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
         raise FieldError("preset", f"the preset {name} cannot be used: {_as_field(str(error))}") from None
 
 
-def _denoise(given: Mapping[str, str], of_preset: Mapping[str, Any]) -> dict[str, Any]:
+def _denoise(given: Mapping[str, str], without: str) -> dict[str, Any]:
+    """Return the options that the field denoise sets; ``without`` is the model if the request names none."""
     text = given.get("denoise", "").strip().lower()
     if not text:
         return {}
@@ -172,17 +172,16 @@ def _denoise(given: Mapping[str, str], of_preset: Mapping[str, Any]) -> dict[str
             ) from None
     if strength is None:
         return {"denoise": None}
-    # Few models have a strength. That of the package is used unless the request or its preset name another.
-    has_model = "model" in given and given["model"].strip() != AUTO_MODEL
-    if has_model or ("model" not in given and _has_strength(of_preset.get("model"))):
+    # Few models have a strength. Whoever names none of them gets one of the package.
+    if "model" in given or _has_strength(without):
         return {"denoise": strength}
     if strength == 0:
         return {"denoise": None}
-    return {"denoise": strength, "model": COMIC_DENOISE_MODEL}
+    return {"denoise": strength, "model": AUTO_MODEL}
 
 
-def _has_strength(model: str | None) -> bool:
-    return model in NAMES and find_model(model).denoise_weights is not None
+def _has_strength(model: str) -> bool:
+    return model == AUTO_MODEL or (model in NAMES and find_model(model).denoise_weights is not None)
 
 
 def _size(given: Mapping[str, str]) -> Any:

@@ -275,9 +275,9 @@ class ProcessingSettings:
     denoise: Annotated[
         float | None, Ge(0), Le(1),
         Opt(
-            "Denoise strength of comic-best, comic-fast and realesr-general-x4v3. comic-best and comic-fast: 0 is the "
-            "network as it is, and 1 removes JPEG artifacts around lines and lettering. realesr-general-x4v3: 0 keeps "
-            "grain, 1 smooths most.",
+            "Denoise strength of comic-best, comic-fast (auto is one of them) and realesr-general-x4v3. comic-best and "
+            "comic-fast: 0 is the network as it is, and 1 removes JPEG artifacts around lines and lettering. "
+            "realesr-general-x4v3: 0 keeps grain, 1 smooths most.",
             metavar="0..1", panel=NETWORK, fingerprint="always",
         ),
     ] = None  # fmt: skip

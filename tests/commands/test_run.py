@@ -71,6 +71,8 @@ def test_without_a_model_the_header_and_status_say_which_was_chosen(pages: Path)
     code, out, _ = invoke("run", "--input", pages, "--device", "cpu", "--model", "comic-fast")
     assert code == 0
     assert "nothing left to do" in out
+    out = invoke("run", "--input", pages, "--device", "cpu", "--denoise", "0.5")[1]
+    assert "model: comic-fast-x3 (auto), x3 network, denoise 0.5, scale 2.5" in out
 
 
 def test_a_dry_run_says_what_auto_is_as_far_as_it_knows(pages: Path) -> None:
@@ -216,7 +218,8 @@ def test_a_scale_above_the_network_is_said_once(pages: Path, tiny_weights: Path)
         (["--quality", "80"], 2, "--format webp or jpeg"),
         (["--max-failures", "lots"], 2, "--max-failures"),
         (["--denoise", "0.5"], 2, "realesr-general-x4v3"),
-        (["--denoise", "0.5", "--model", "auto"], 2, "realesr-general-x4v3"),
+        (["--denoise", "0.5", "--model", "comic-crisp"], 2, "use comic-best"),
+        (["--denoise", "1.5", "--model", "auto"], 2, "--denoise"),
         (["--device", "cuda:77", "--model", "auto"], 5, "cuda"),
         (["--output", "pages"], 2, "--output"),
         (["--output", ""], 2, "empty"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from comic_upscale.errors import SettingsError
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.models.default_model import DEFAULTS, check_auto, default_model, is_auto
+from comic_upscale.models.default_model import DEFAULTS, default_model, is_auto
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def test_only_the_word_is_auto(model: str, expected: bool) -> None:
     assert is_auto(model) is expected
 
 
-def test_a_denoise_strength_wants_a_model_by_name() -> None:
-    check_auto(None)
-    with pytest.raises(SettingsError, match="realesr-general-x4v3"):
-        check_auto(0.5)
+@pytest.mark.parametrize("name", sorted(DEFAULTS))
+def test_every_choice_has_a_denoise_strength(name: str) -> None:
+    partner = CATALOGUE[name].denoise_weights
+    assert partner is not None and partner.bundled

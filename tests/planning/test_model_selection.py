@@ -256,11 +256,38 @@ def test_a_preview_asks_no_device(
     assert (planned.model, planned.model_auto, planned.counts) == ("auto", True, {"do": 12})
 
 
-def test_a_denoise_strength_is_refused_before_anything_is_written(
+def test_a_job_with_a_denoise_strength_keeps_its_model(
+    make_auto: Callable[..., JobSettings], card: None, no_question: Callable[[], None]
+) -> None:
+    settings = make_auto(device="cuda", denoise=0.5)
+    ran = Ran(settings)
+    assert (ran.model, ran.started.model_auto) == (LARGE, True)
+    assert ran.weights[0].denoise_path is not None
+    draw(settings.input / "more.png", 99)
+    no_question()
+    ran = Ran(make_auto(denoise=0.5))
+    assert (ran.model, ran.started.model_auto, ran.done_now) == (LARGE, True, 1)
+    # By its own name it is the same job.
+    assert Ran(make_auto(model=LARGE, denoise=0.5)).done_now == 0
+    assert jobs(settings) == [(LARGE, 1)]
+
+
+def test_another_denoise_strength_is_another_job_and_another_choice(
+    make_auto: Callable[..., JobSettings], card: None
+) -> None:
+    settings = make_auto(device="cuda", denoise=0.5)
+    Ran(settings)
+    for denoise in (None, 0.75, 1.0):
+        assert Ran(make_auto(denoise=denoise)).model == OWN
+    assert [model for model, _ in jobs(settings)] == [LARGE, OWN, OWN, OWN]
+
+
+def test_a_denoise_strength_out_of_range_is_refused_before_anything_is_written(
     make_auto: Callable[..., JobSettings],
 ) -> None:
-    settings = make_auto(denoise=0.5)
-    with pytest.raises(SettingsError, match="realesr-general-x4v3"):
+    settings = make_auto()
+    object.__setattr__(settings, "denoise", 1.5)
+    with pytest.raises(SettingsError, match="between 0 and 1"):
         run_job(settings)
     assert not settings.output.exists()
 

@@ -54,7 +54,7 @@ def test_built_in_presets_set_model_denoise_and_gray(me: httpx.Client) -> None:
 def test_a_strength_without_a_model_is_that_of_the_package(me: httpx.Client) -> None:
     for fields in ({}, {"model": "auto"}, {"preset": "art"}):
         params = params_of(me, denoise="med", **fields)
-        assert (params["model"], params["denoise"]) == ("comic-fast", 0.5), fields
+        assert (params["model"], params["denoise"]) == ("auto", 0.5), fields
     assert params_of(me, denoise="none")["denoise"] is None
     named = params_of(me, denoise="0.3", model="realesr-general-x4v3")
     assert (named["model"], named["denoise"]) == ("realesr-general-x4v3", 0.3)
