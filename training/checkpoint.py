@@ -45,7 +45,7 @@ class Recipe:
 class FineTuning:
     """As `Recipe`, for a network of the package that is trained further, both of its heads at once."""
 
-    network: Literal["fast", "best"]
+    network: Literal["fast", "best", "crisp"]
     damage: Damage
     """What happened to the inputs."""
     begun_with: str
@@ -67,6 +67,8 @@ class FineTuning:
     seed: int
     edges: float = 0.0
     """Weight of the loss of edges and halos."""
+    even: bool = False
+    """Whether tones that an input does not hold are even in the truths."""
 
 
 @dataclass(slots=True)

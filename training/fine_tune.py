@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from training.checkpoint import FineTuning, ForeignCheckpointError, Progress, resume, save, write_weights
 from training.degrade import Damage
-from training.ground_truth import draw_lettering, draw_pages, read_pages, validation_paths
+from training.ground_truth import draw_even, draw_lettering, draw_pages, read_pages, validation_paths
 from training.network import Chain, activate_on_cpu
 from training.objective import edge_loss, halo_loss, patch_loss, white_loss
 from training.on_gpu import BEST, FACTORS, FAST, AtFactor, gather_sources
@@ -32,7 +32,7 @@ from training.patches import SHRINKS, Batch, Patches, PatchSettings, as_pixels, 
 from training.train import follow, has_bfloat16, learning_rate
 from training.validation import Tracks, psnr_by_track, tracks, white_by_track
 
-_PLANS = {"fast": FAST, "best": BEST}
+_PLANS = {"fast": FAST, "best": BEST, "crisp": BEST}
 _SUFFIXES: Mapping[Damage, str] = {"usual": "", "heavy": "-dn", "soft": "-crisp"}
 """What the names of the files end in, by the damage that the network learned to undo."""
 _SAVE_SECONDS = 120.0
@@ -44,7 +44,9 @@ _QUALITIES = (30, 50, 75)
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, log and weights.")],
-    network: Annotated[Literal["fast", "best"], typer.Option(help="The network to train further.")] = "fast",
+    network: Annotated[
+        Literal["fast", "best", "crisp"], typer.Option(help="The network to train further.")
+    ] = "fast",
     begin_with: Annotated[Path, typer.Option(help="Folder with comic-fast-x2.safetensors and so on.")] = Path(
         "weights"
     ),
@@ -71,6 +73,9 @@ def main(
     rate: float = 3e-4,
     white: Annotated[float, typer.Option(help="Weight of the loss of white areas.")] = 0.5,
     edges: Annotated[float, typer.Option(help="Weight of the loss of edges and halos.")] = 0.0,
+    even: Annotated[
+        bool, typer.Option(help="Draw tones that an input does not hold as an even gray in the truths.")
+    ] = False,
     reach: Annotated[
         float,
         typer.Option(help="Share of the way from the shipped weights to the trained ones that is written."),
@@ -92,6 +97,7 @@ def main(
         rate=rate,
         white=white,
         edges=edges,
+        even=even,
         drawn=drawn,
         lettered=lettered,
         shared=(shared / "dev.json").is_file(),
@@ -109,9 +115,11 @@ def main(
     folder = drawings or out / "drawn"
     draw_lettering(folder, lettered, seed=seed * 1_000_000, processes=2)
     draw_pages(folder, drawn, seed=seed * 1_000_000, processes=2)
+    factors = [factor for factor, _ in SHRINKS] if even else []
+    draw_even(folder, drawn, lettered, factors, seed=seed * 1_000_000, processes=2)
     smallest_side = math.ceil(patch * max(factor for factor, _ in SHRINKS))
     given = Patches(
-        gather_sources(folder, shared, None, smallest_side=smallest_side),
+        gather_sources(folder, shared, None, smallest_side=smallest_side, even=factors),
         PatchSettings(batch, patch, seed, damage),
         steps,
         progress.step,
@@ -141,6 +149,13 @@ def begin(recipe: FineTuning, weights: Mapping[int, Mapping[str, torch.Tensor]])
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=follow)
     trained = [values for values in network.parameters() if values.requires_grad]
     return Progress(network, average, torch.optim.Adam(trained, recipe.rate, betas=(0.9, 0.99)))
+
+
+def file_name(recipe: FineTuning, factor: int) -> str:
+    """Return the name of the file that training writes for the factor of a head."""
+    what = _SUFFIXES[recipe.damage]
+    # comic-crisp that is trained further stays comic-crisp.
+    return f"comic-{recipe.network}-x{factor}{'' if what == f'-{recipe.network}' else what}.safetensors"
 
 
 def train_step(recipe: FineTuning, progress: Progress, batch: Batch) -> float:
@@ -225,11 +240,11 @@ class _Run:
             opened.write(json.dumps(line) + "\n")
         told = "  ".join(f"{track} {score:.2f} ({white[track]:.1%})" for track, score in scores.items())
         print(f"step {line['step']}  {line['seconds']:.0f} s  loss {line['loss']:.4f}  {told}", flush=True)
-        # Crisp contours lose some PSNR, so the last weights of such a run are the ones.
-        if progress.step and (self.recipe.damage == "soft" or not earlier or line["mean"] >= max(earlier)):
-            what = _SUFFIXES[self.recipe.damage]
+        # Crisp contours and even tones lose some PSNR, so the last weights of such a run are the ones.
+        keeps_last = self.recipe.damage == "soft" or self.recipe.even
+        if progress.step and (keeps_last or not earlier or line["mean"] >= max(earlier)):
             for factor in FACTORS:
-                path = self.out / f"comic-{self.recipe.network}-x{factor}{what}.safetensors"
+                path = self.out / file_name(self.recipe, factor)
                 recipe = json.dumps({**asdict(self.recipe), "step": progress.step})
                 write_weights(path, halves[factor], {"recipe": recipe})
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ _VALIDATION = "CC BY-SA"
 _DRAWN_SIZE = (640, 960)
 _READING_X_HEIGHT = (8.0, 20.0)
 """Of a small x on a page that can be read aloud, in pixels of the truth: small print once it is shrunk."""
+_HELD = 0.45
+"""Cycles a pixel that a source holds: nearer to a half, the dots of a tone are lost in it, or beat with its pixels."""
 _AIR = 24
 """Pixels of the page that are kept around lettering: the balloon and something of what lies behind it."""
 _BOXES = "lettering"
@@ -30,15 +34,42 @@ _SMALLEST_SHRINK = {".jpg": 1.8, ".jpeg": 1.8, ".gif": 1.0, ".png": 1.0, ".webp"
 """A JPEG is ground truth only once its artefacts are shrunk away."""
 
 
-def draw_pages(folder: Path, count: int, *, seed: int, processes: int) -> list[Path]:
+def draw_pages(
+    folder: Path, count: int, *, seed: int, processes: int, finest: float = math.inf
+) -> list[Path]:
     """Draw what is missing of ``count`` pages into the folder, as PNG; return the paths of all.
 
-    Page ``i`` has seed ``seed + i``: the same pages on every machine with the same fonts.
+    Page ``i`` has seed ``seed + i``: the same pages on every machine with the same fonts. Tones with more than
+    ``finest`` cycles a pixel are even.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed + number:06d}.png" for number in range(count)]
-    _draw_missing(_draw, paths, processes)
+    _draw_missing(partial(_draw, finest=finest), paths, processes)
     return paths
+
+
+def draw_even(
+    folder: Path, drawn: int, lettered: int, factors: Iterable[float], *, seed: int, processes: int
+) -> None:
+    """Draw the pages of `draw_pages` and `draw_lettering` again, with even tones where a source would not hold dots.
+
+    Args:
+        folder: of the pages; those with even tones come into folders in it, one for each factor.
+        drawn: pages, without those of lettering.
+        lettered: pages of lettering.
+        factors: by which truths are shrunk.
+        seed: of the pages.
+        processes: that draw.
+    """
+    for factor in factors:
+        within, finest = even_folder(folder, factor), _HELD / factor
+        draw_lettering(within, lettered, seed=seed, processes=processes, finest=finest)
+        draw_pages(within, drawn, seed=seed, processes=processes, finest=finest)
+
+
+def even_folder(folder: Path, factor: float) -> Path:
+    """Return where the pages with even tones are, for truths that are shrunk by the factor."""
+    return folder / f"even-{factor:g}"
 
 
 def _draw_missing(draw: Callable[[Path], None], paths: Sequence[Path], processes: int) -> None:
@@ -51,24 +82,27 @@ def _draw_missing(draw: Callable[[Path], None], paths: Sequence[Path], processes
                     print(f"drew {done} of {len(missing)} pages", flush=True)
 
 
-def _draw(path: Path) -> None:
+def _draw(path: Path, *, finest: float) -> None:
     from training.pages import draw_page
 
-    page = draw_page(int(path.stem), width=_DRAWN_SIZE[0], height=_DRAWN_SIZE[1])
+    page = draw_page(int(path.stem), width=_DRAWN_SIZE[0], height=_DRAWN_SIZE[1], finest=finest)
     partial_path = path.with_suffix(".partial")
     Image.fromarray(page.pixels).save(partial_path, "PNG", compress_level=1)
     partial_path.replace(path)
 
 
-def draw_lettering(folder: Path, count: int, *, seed: int, processes: int) -> list[Path]:
+def draw_lettering(
+    folder: Path, count: int, *, seed: int, processes: int, finest: float = math.inf
+) -> list[Path]:
     """Draw what is missing of ``count`` pages full of lettering into the folder, as PNG; return the paths of all.
 
     Every other page is one that could be read aloud, in plain English and small print; the others have
-    letters of every kind. Each file holds where its lettering stands, for `read_lettering`.
+    letters of every kind. Each file holds where its lettering stands, for `read_lettering`. ``finest`` as for
+    `draw_pages`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"lettering-{seed + number:06d}.png" for number in range(count)]
-    _draw_missing(_draw_lettered, paths, processes)
+    _draw_missing(partial(_draw_lettered, finest=finest), paths, processes)
     return paths
 
 
@@ -97,16 +131,18 @@ def _around(pixels: Pixels, box: Sequence[int], smallest_side: int) -> Pixels:
     return np.ascontiguousarray(pixels[spans[0], spans[1]])
 
 
-def _draw_lettered(path: Path) -> None:
+def _draw_lettered(path: Path, *, finest: float) -> None:
     from training.pages import draw_lettered_page, draw_page
 
     seed = int(path.stem.removeprefix("lettering-"))
     width, height = _DRAWN_SIZE
     low, high = _READING_X_HEIGHT
     page = (
-        draw_page(seed, width=width, height=height)
+        draw_page(seed, width=width, height=height, finest=finest)
         if seed % 2
-        else draw_lettered_page(seed, width=width, height=height, x_height=(low / height, high / height))
+        else draw_lettered_page(
+            seed, width=width, height=height, x_height=(low / height, high / height), finest=finest
+        )
     )
     texts = PngInfo()
     texts.add_text(_BOXES, json.dumps([block.box for block in page.lettering]))

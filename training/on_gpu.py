@@ -12,7 +12,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +25,7 @@ from training.checkpoint import write_weights
 from training.ground_truth import (
     draw_lettering,
     draw_pages,
+    even_folder,
     read_lettering,
     read_pages,
     shared_pages,
@@ -209,7 +210,9 @@ def _tiny(plan: Plan) -> Plan:
     return replace(plan, features=8, convolutions=2)
 
 
-def gather_sources(folder: Path, shared: Path, clips: Path | None, *, smallest_side: int) -> list[Source]:
+def gather_sources(
+    folder: Path, shared: Path, clips: Path | None, *, smallest_side: int, even: Sequence[float] = ()
+) -> list[Source]:
     """Return the pages that patches are cut from: drawn ones, lettering, further drawings and shared pages.
 
     Args:
@@ -217,15 +220,21 @@ def gather_sources(folder: Path, shared: Path, clips: Path | None, *, smallest_s
         shared: folder with ``dev.json`` and ``dev/``; pages of a free licence are used.
         clips: folder of further free drawings.
         smallest_side: pixels that each side has at least.
+        even: factors for which the truths of drawn pages have even tones, as `draw_even` drew them.
     """
     shares = Shares()
     pages, letters = sorted(folder.glob("[0-9]*.png")), sorted(folder.glob("lettering-*.png"))
     found = []
     if pages:
-        found.append(Source(read_pages(pages), shares.drawn, soft_share=0.35))
+        truths = {factor: read_pages(_again(pages, folder, factor)) for factor in even}
+        found.append(Source(read_pages(pages), shares.drawn, soft_share=0.35, even=truths))
     if letters:
         boxes = read_lettering(letters, smallest_side=smallest_side)
-        found.append(Source(boxes, shares.lettered, soft_share=0.1, turned=False))
+        truths = {
+            factor: read_lettering(_again(letters, folder, factor), smallest_side=smallest_side)
+            for factor in even
+        }
+        found.append(Source(boxes, shares.lettered, soft_share=0.1, turned=False, even=truths))
     if clips:
         drawings = [
             page for page in read_pages(sorted(clips.iterdir())) if min(page.shape[:2]) >= smallest_side
@@ -236,6 +245,10 @@ def gather_sources(folder: Path, shared: Path, clips: Path | None, *, smallest_s
         found.append(Source(real, 1 - shares.drawn - shares.lettered - shares.clips))
     print(f"pictures of each source: {[len(source.pages) for source in found]}", flush=True)
     return found
+
+
+def _again(paths: Iterable[Path], folder: Path, factor: float) -> list[Path]:
+    return [even_folder(folder, factor) / path.name for path in paths]
 
 
 class _Run:

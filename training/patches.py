@@ -6,8 +6,9 @@ on with the batches that it would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,9 @@ class Source:
     """Of its truths, those that are softened."""
     turned: bool = True
     """Whether its patches are turned and mirrored too: a drawing may be, lettering is not."""
+    even: Mapping[float, Sequence[NDArray[np.uint8]]] = field(default_factory=dict)
+    """The pages as truths, by the factor that they are shrunk by, where these differ from the pages that inputs are
+    made of."""
 
 
 class Patches(Dataset[Batch]):
@@ -98,12 +102,16 @@ class Patches(Dataset[Batch]):
     def _pair(self, factor: float, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         number = int(rng.choice(len(self._sources), p=self._shares))
         source = self._sources[number]
-        page = source.pages[int(rng.choice(len(source.pages), p=self._areas[number]))]
+        which = int(rng.choice(len(source.pages), p=self._areas[number]))
         side = round(self._settings.patch * factor)
-        truth, box = _crop(page, side, rng)
         damage = self._settings.damage
-        truth = _vary(truth, 0.0 if damage == "soft" else source.soft_share, rng)
-        small = shrink(Image.fromarray(truth), (self._settings.patch, self._settings.patch), box, rng, damage)
+        soft_share = 0.0 if damage == "soft" else source.soft_share
+        before = copy.deepcopy(rng)
+        drawn, box = _crop(source.pages[which], side, rng)
+        drawn = truth = _vary(drawn, soft_share, rng)
+        if factor in source.even:
+            truth = _vary(_crop(source.even[factor][which], side, before)[0], soft_share, before)
+        small = shrink(Image.fromarray(drawn), (self._settings.patch, self._settings.patch), box, rng, damage)
         spoiled = np.asarray(spoil(small, rng, damage))
         left, top = box[0], box[1]
         truth = truth[top : top + side, left : left + side]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
 
 from training.checkpoint import FineTuning, write_weights
 from training.degrade import Compression, compress, compress_off_grid, spoil
-from training.fine_tune import begin, main, train_step
-from training.ground_truth import read_pages, validation_paths
+from training.fine_tune import begin, file_name, main, train_step
+from training.ground_truth import draw_even, draw_pages, even_folder, read_pages, validation_paths
 from training.network import Chain, activate, activate_on_cpu
 from training.objective import edge_loss, halo_loss, white_areas, white_loss
-from training.on_gpu import AtFactor
+from training.on_gpu import AtFactor, gather_sources
 from training.patches import Batch, Patches, PatchSettings, Source
 from training.validation import psnr_by_track, tracks, white_by_track
 
@@ -43,6 +45,43 @@ def plain_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put back what a run sets for the whole process."""
     monkeypatch.setattr(Chain, "precision", Chain.precision)
     monkeypatch.setattr(Chain, "activate", staticmethod(Chain.activate))
+
+
+def test_inputs_keep_the_dots_that_the_truths_do_not_have(tmp_path: Path) -> None:
+    even_tones = {2.0: 120, 2.5: 140, 3.0: 160}
+    line_on_white(200).save(tmp_path / "000001.png")
+    boxes = PngInfo()
+    boxes.add_text("lettering", "[[10, 10, 60, 60]]")
+    line_on_white(200).save(tmp_path / "lettering-000001.png", pnginfo=boxes)
+    for factor, level in even_tones.items():
+        even_folder(tmp_path, factor).mkdir()
+        for name in ("000001.png", "lettering-000001.png"):
+            Image.new("RGB", (200, 200), (level,) * 3).save(
+                even_folder(tmp_path, factor) / name, pnginfo=boxes
+            )
+
+    sources = gather_sources(tmp_path, tmp_path, None, smallest_side=100, even=list(even_tones))
+
+    assert len(sources) == 2
+    for source in sources:
+        assert source.pages[0].max() == 255
+        assert {factor: int(pages[0].max()) for factor, pages in source.even.items()} == even_tones
+        assert all(pages[0].shape == source.pages[0].shape for pages in source.even.values())
+    assert not any(source.even for source in gather_sources(tmp_path, tmp_path, None, smallest_side=100))
+
+
+def test_even_pages_are_drawn_for_each_factor(tmp_path: Path, comic_fonts: None) -> None:
+    # A page of manga, so that it has tones.
+    seed = 3
+    draw_pages(tmp_path, 1, seed=seed, processes=1)
+    draw_even(tmp_path, 1, 0, [2.0, 3.0], seed=seed, processes=1)
+    dots, twice, thrice = (
+        np.asarray(Image.open(folder / "000003.png").convert("L"), float)
+        for folder in (tmp_path, even_folder(tmp_path, 2.0), even_folder(tmp_path, 3.0))
+    )
+    # What is finer than a source of a third of the size holds is more than for one of half of it.
+    steps = [float(np.abs(np.diff(page)).mean()) for page in (dots, twice, thrice)]
+    assert steps[0] > steps[1] > steps[2]
 
 
 def line_on_white(side: int = 96) -> Image.Image:
@@ -158,6 +197,19 @@ def test_the_activation_for_a_cpu_is_the_same(one_slope: bool) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("network", "damage", "name"),
+    [
+        ("best", "heavy", "comic-best-x2-dn"), ("best", "soft", "comic-best-x2-crisp"),
+        ("best", "usual", "comic-best-x2"), ("crisp", "soft", "comic-crisp-x2"),
+        ("crisp", "heavy", "comic-crisp-x2-dn"),
+    ],
+)  # fmt: skip
+def test_files_are_called_after_network_and_damage(network: str, damage: str, name: str) -> None:
+    recipe = replace(RECIPE, network=network, damage=damage)  # type: ignore[arg-type]
+    assert file_name(recipe, 2) == f"{name}.safetensors"
+
+
 def weights_folder(folder: Path) -> Path:
     """Write tiny networks as if they were those of the package."""
     torch.manual_seed(4)
@@ -216,6 +268,7 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
             rate=1e-3,
             white=0.5,
             edges=0.0,
+            even=False,
             reach=0.5,
             drawn=0,
             lettered=0,

@@ -39,6 +39,19 @@ def test_the_same_seed_draws_the_same_page() -> None:
     assert first.pixels.tobytes() != other.pixels.tobytes()
 
 
+def test_a_page_with_even_tones_differs_in_its_tones_alone() -> None:
+    kinds = [_kind(seed) for seed in range(100)]
+    for seed in _first(kinds, "manga"):
+        dots, even = draw_page(seed, **SIZE), draw_page(seed, **SIZE, finest=0.05)
+        assert even.lettering == dots.lettering
+        ink, gray = dots.pixels[..., 0].astype(int), even.pixels[..., 0].astype(int)
+        assert gray.mean() == pytest.approx(ink.mean(), abs=4), "tones keep their shade"
+        assert (gray != ink).mean() > 0.02
+        between = ((gray > 40) & (gray < 215)).mean()
+        assert between > ((ink > 40) & (ink < 215)).mean(), "dots became gray"
+        assert draw_page(seed, **SIZE, finest=10).pixels.tobytes() == dots.pixels.tobytes()
+
+
 def test_pages_have_the_size_asked(pages: list[DrawnPage]) -> None:
     assert {(page.pixels.shape, page.pixels.dtype.name) for page in pages} == {((360, 240, 3), "uint8")}
 

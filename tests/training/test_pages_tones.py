@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from training.pages.sheet import Grid
-from training.pages.tones import SPOTS, Spot, Tone, printed, sand
+from training.pages.tones import SPOTS, Spot, Tone, fading, printed, sand
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
@@ -38,6 +40,29 @@ def test_the_density_may_differ_from_place_to_place() -> None:
 
     assert cover[:, :80].mean() == pytest.approx(0.1, abs=0.03)
     assert cover[:, -80:].mean() == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize("spot", SPOTS)
+@pytest.mark.parametrize(("angle", "frequency"), [(0, 0.2), (90, 0.2), (45, 0.1414), (30, 0.1732)])
+def test_a_tone_finer_than_the_finest_is_even(spot: Spot, angle: float, frequency: float) -> None:
+    tone, places = Tone(spot, 5, angle), grid(50)
+    assert tone.frequency == pytest.approx(frequency, abs=1e-4)
+
+    even = tone.coverage(replace(places, finest=frequency - 0.01), 0.3)
+    dots = tone.coverage(replace(places, finest=frequency + 0.01), 0.3)
+
+    assert even.shape == places.shape and even.min() == even.max() == np.float32(0.3)
+    assert np.array_equal(dots, tone.coverage(places, 0.3))
+
+
+def test_an_even_tone_fades_as_its_dots_do() -> None:
+    places = grid(200)
+    fill = fading(Tone("round", 3, 0), (0, 0, 0.1), (200, 0, 0.9), BLACK, WHITE)
+
+    dots, even = fill(places), fill(replace(places, finest=0.2))  # type: ignore[operator]
+
+    assert np.abs(np.diff(even, axis=1)).max() < 3 < np.abs(np.diff(dots, axis=1)).max()
+    assert even.mean() == pytest.approx(dots.mean(), abs=3)
 
 
 def test_sand_scatters_as_many_grains_as_asked_and_always_the_same() -> None:

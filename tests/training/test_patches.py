@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from training.objective import loss, shrink_to
 from training.patches import SHRINKS, Patches, PatchSettings, Source, as_pixels, batches
@@ -89,6 +90,26 @@ def test_no_difference_is_no_loss_and_luma_counts_more_than_chroma() -> None:
     brighter = truth + 0.1
     other_colour = truth + torch.tensor([0.1, -0.1 * 0.299 / 0.587, 0.0])[None, :, None, None]
     assert loss(brighter, truth) > 2 * loss(other_colour, truth)
+
+
+def test_truths_may_be_other_pages_than_the_inputs_are_made_of() -> None:
+    # Dots above and black below; or an even tone above.
+    dots, even = np.zeros((120, 120, 3), np.uint8), np.zeros((120, 120, 3), np.uint8)
+    dots[:59:2, ::2], even[:59] = 255, 64
+    source = Source([dots], 1.0, soft_share=0.0, even={2.0: [even], 2.5: [even]})
+    plain = Source([dots], 1.0, soft_share=0.0)
+    with_even, without = Patches([source], SETTINGS, 40), Patches([plain], SETTINGS, 40)
+    replaced = 0
+    for index in range(40):
+        (small, truth), (same_small, dotted) = with_even[index], without[index]
+        assert torch.equal(small, same_small), "the input keeps its dots"
+        if truth.shape[-1] == 48:
+            assert torch.equal(truth, dotted), "no page of this factor"
+            continue
+        replaced += 1
+        black = functional.avg_pool2d(dotted.float(), 4) < 1
+        assert black.equal(functional.avg_pool2d(truth.float(), 4) < 1), "cut at the same place, turned alike"
+    assert replaced > 20
 
 
 def test_a_source_says_whether_its_truths_are_turned_and_softened() -> None:

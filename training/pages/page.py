@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
@@ -46,14 +47,17 @@ class DrawnPage:
     lettering: tuple[Lettering, ...]
 
 
-def draw_page(seed: int, *, width: int = 640, height: int = 960) -> DrawnPage:
-    """A page of any kind; the same seed, size and fonts give the same bytes."""
+def draw_page(seed: int, *, width: int = 640, height: int = 960, finest: float = math.inf) -> DrawnPage:
+    """A page of any kind; the same seed, size and fonts give the same bytes.
+
+    Tones with more than ``finest`` cycles a pixel are drawn as an even gray or colour. The rest stays the same.
+    """
     dice = Random(seed)
     kind = dice.choices(list(KINDS), list(KINDS.values()))[0]
     scale = 3 if kind == "inks" and dice.random() < 0.3 else 2
     manner = _manner(kind, dice, width, height, scale)
     gutter = _gutter(kind, manner, dice)
-    sheet = Sheet((0, 0, width, height), gray=manner.gray, scale=scale, paper=gutter)
+    sheet = Sheet((0, 0, width, height), gray=manner.gray, scale=scale, paper=gutter, finest=finest)
     letterer = Letterer(sheet, _voice(kind, manner, dice), dice)
     if kind == "title":
         _title(sheet, manner, letterer, dice)
@@ -65,16 +69,21 @@ def draw_page(seed: int, *, width: int = 640, height: int = 960) -> DrawnPage:
 
 
 def draw_lettered_page(
-    seed: int, *, width: int = 1280, height: int = 1920, x_height: tuple[float, float] = (9 / 768, 14 / 768)
+    seed: int,
+    *,
+    width: int = 1280,
+    height: int = 1920,
+    x_height: tuple[float, float] = (9 / 768, 14 / 768),
+    finest: float = math.inf,
 ) -> DrawnPage:
     """A clean page with plain English in its balloons, listed in the order of reading.
 
-    `x_height` bounds how high a small x is, as a share of the page's height.
+    `x_height` bounds how high a small x is, as a share of the page's height. `finest` as for `draw_page`.
     """
     dice = Random(seed)
     kind = dice.choice(("manga", "inks", "flat colour", "webtoon"))
     manner = replace(_manner(kind, dice, width, height, 2), detail=height / 960)
-    sheet = Sheet((0, 0, width, height), gray=manner.gray, scale=2)
+    sheet = Sheet((0, 0, width, height), gray=manner.gray, scale=2, finest=finest)
     unit = height / 960
     layout = tiers(dice, width, height, count=dice.randint(2, 4), gutter=10 * unit, margin=18 * unit)
     _panels(sheet, layout, manner, dice, WHITE)
@@ -179,7 +188,7 @@ def _panel(sheet: Sheet, frame: Points, manner: Manner, dice: Random) -> None:
     where = max(left, page[0]), max(top, page[1]), min(right, page[2]), min(bottom, page[3])
     if where[2] - where[0] < 12 or where[3] - where[1] < 12:
         return
-    piece = Sheet(where, gray=sheet.gray, scale=sheet.scale)
+    piece = Sheet(where, gray=sheet.gray, scale=sheet.scale, finest=sheet.finest)
     # Each panel has clothes, hair and weather of its own on gray pages: tones are what must vary.
     own = replace(manner, colours=gray_palette(dice)) if manner.gray else manner
     if not manner.gray and dice.random() < 0.25:
@@ -217,7 +226,9 @@ def _finished(kind: str, sheet: Sheet, dice: Random, width: int, height: int) ->
     image = finish.shrunk(sheet, width, height, dice)
     chance = dice.random()
     if (kind == "inks" and chance < 0.25) or (kind == "manga" and chance < 0.08):
-        image = finish.one_bit(image, dice)
+        ink = finish.one_bit(image, dice)
+        # An even gray would become black or white.
+        image = ink if math.isinf(sheet.finest) else image
     elif kind == "old newsprint" and chance < 0.5:
         image = finish.yellowed(image, dice.choice(((250, 240, 215), (244, 228, 190), (252, 246, 232))), dice)
     elif chance > 0.93:

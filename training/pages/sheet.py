@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -30,6 +31,8 @@ class Grid:
     x: Floats
     y: Floats
     scale: int
+    finest: float = math.inf
+    """The highest frequency of a tone that is drawn as dots, in cycles a pixel of the finished page."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,9 +53,15 @@ class Sheet:
     """A rectangle of the page; all coordinates are those of the finished page, in its pixels."""
 
     def __init__(
-        self, box: tuple[float, float, float, float], *, gray: bool, scale: int, paper: Colour = WHITE
+        self,
+        box: tuple[float, float, float, float],
+        *,
+        gray: bool,
+        scale: int,
+        paper: Colour = WHITE,
+        finest: float = math.inf,
     ) -> None:
-        self.gray, self.scale = gray, scale
+        self.gray, self.scale, self.finest = gray, scale, finest
         self.left, self.top = int(np.floor(box[0])), int(np.floor(box[1]))
         size = (int(np.ceil(box[2])) - self.left) * scale, (int(np.ceil(box[3])) - self.top) * scale
         self.image = Image.new("L" if gray else "RGB", (max(size[0], 1), max(size[1], 1)), self._ink(paper))
@@ -149,7 +158,7 @@ class Sheet:
         left, top, right, bottom = place
         x = (np.arange(left, right, dtype=np.float32) + 0.5) / self.scale + self.left
         y = (np.arange(top, bottom, dtype=np.float32) + 0.5) / self.scale + self.top
-        return Grid(x[None, :].astype(np.float32), y[:, None].astype(np.float32), self.scale)
+        return Grid(x[None, :].astype(np.float32), y[:, None].astype(np.float32), self.scale, self.finest)
 
     def _as_image(self, values: Floats) -> Image.Image:
         pixels = np.clip(values + 0.5, 0, 255).astype(np.uint8)

@@ -32,12 +32,23 @@ class Tone:
     angle: float = 45
 
     def coverage(self, grid: Grid, density: Floats | float) -> Floats:
-        """The share of ink (0 to 1) at each place, whose mean is the density asked there."""
+        """The share of ink (0 to 1) at each place, whose mean is the density asked there.
+
+        A tone that is finer than the grid's finest is even: the density itself.
+        """
+        if self.frequency > grid.finest:
+            return np.broadcast_to(np.float32(density), grid.shape)
         u, v = self._cells(grid)
         reach = np.interp(density, *_areas(self.spot)).astype(np.float32)
         edge = self.pitch * grid.scale
         cover: Floats = np.clip((reach - _distance(self.spot, u, v)) * edge + 0.5, 0, 1)
         return cover
+
+    @property
+    def frequency(self) -> float:
+        """Of its dots along a row or a column, whichever is higher, in cycles a pixel."""
+        a = np.deg2rad(self.angle)
+        return float(max(abs(np.cos(a)), abs(np.sin(a)))) / self.pitch
 
     def _cells(self, grid: Grid) -> tuple[Floats, Floats]:
         a = np.deg2rad(self.angle)
