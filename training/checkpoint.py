@@ -69,6 +69,8 @@ class FineTuning:
     """Weight of the loss of edges and halos."""
     even: bool = False
     """Whether tones that an input does not hold are even in the truths."""
+    only: Literal[2, 3] | None = None
+    """The factor of the head that is trained alone; None for both."""
 
 
 @dataclass(slots=True)

@@ -76,6 +76,10 @@ def main(
     even: Annotated[
         bool, typer.Option(help="Draw tones that an input does not hold as an even gray in the truths.")
     ] = False,
+    only: Annotated[
+        int | None,
+        typer.Option(help="2 or 3: train the network with this factor alone, instead of both at once."),
+    ] = None,
     reach: Annotated[
         float,
         typer.Option(help="Share of the way from the shipped weights to the trained ones that is written."),
@@ -98,6 +102,7 @@ def main(
         white=white,
         edges=edges,
         even=even,
+        only=_factor(only),
         drawn=drawn,
         lettered=lettered,
         shared=(shared / "dev.json").is_file(),
@@ -115,12 +120,13 @@ def main(
     folder = drawings or out / "drawn"
     draw_lettering(folder, lettered, seed=seed * 1_000_000, processes=2)
     draw_pages(folder, drawn, seed=seed * 1_000_000, processes=2)
-    factors = [factor for factor, _ in SHRINKS] if even else []
+    shrinks = shrinks_for(recipe.only)
+    factors = [factor for factor, _ in shrinks] if even else []
     draw_even(folder, drawn, lettered, factors, seed=seed * 1_000_000, processes=2)
     smallest_side = math.ceil(patch * max(factor for factor, _ in SHRINKS))
     given = Patches(
         gather_sources(folder, shared, None, smallest_side=smallest_side, even=factors),
-        PatchSettings(batch, patch, seed, damage),
+        PatchSettings(batch, patch, seed, damage, shrinks),
         steps,
         progress.step,
     )
@@ -149,6 +155,18 @@ def begin(recipe: FineTuning, weights: Mapping[int, Mapping[str, torch.Tensor]])
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=follow)
     trained = [values for values in network.parameters() if values.requires_grad]
     return Progress(network, average, torch.optim.Adam(trained, recipe.rate, betas=(0.9, 0.99)))
+
+
+def shrinks_for(only: int | None) -> tuple[tuple[float, float], ...]:
+    """Return those of `SHRINKS` that the head with this factor is asked at; all of them for None."""
+    heads = {factor: 2 if factor <= 2 else 3 for factor, _ in SHRINKS}
+    return tuple((factor, share) for factor, share in SHRINKS if only in (None, heads[factor]))
+
+
+def _factor(only: int | None) -> Literal[2, 3] | None:
+    if only not in (None, 2, 3):
+        raise SystemExit(f"error: --only is 2 or 3, not {only}")
+    return only  # type: ignore[return-value]
 
 
 def file_name(recipe: FineTuning, factor: int) -> str:
@@ -243,7 +261,7 @@ class _Run:
         # Crisp contours and even tones lose some PSNR, so the last weights of such a run are the ones.
         keeps_last = self.recipe.damage == "soft" or self.recipe.even
         if progress.step and (keeps_last or not earlier or line["mean"] >= max(earlier)):
-            for factor in FACTORS:
+            for factor in FACTORS if self.recipe.only is None else [self.recipe.only]:
                 path = self.out / file_name(self.recipe, factor)
                 recipe = json.dumps({**asdict(self.recipe), "step": progress.step})
                 write_weights(path, halves[factor], {"recipe": recipe})

@@ -47,6 +47,8 @@ class PatchSettings:
     """Of everything that is drawn."""
     damage: Damage = "usual"
     """What happened to the inputs."""
+    shrinks: tuple[tuple[float, float], ...] = SHRINKS
+    """As `SHRINKS`, or some of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,8 @@ class Patches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng([self._settings.seed, self._first + index])
-        factors, shares = zip(*SHRINKS, strict=True)
-        factor = float(rng.choice(factors, p=shares))
+        factors, shares = zip(*self._settings.shrinks, strict=True)
+        factor = float(rng.choice(factors, p=np.array(shares) / sum(shares)))
         pairs = [self._pair(factor, rng) for _ in range(self._settings.batch)]
         small, truth = (np.stack(sides) for sides in zip(*pairs, strict=True))
         return Batch(_as_tensor(small), _as_tensor(truth))

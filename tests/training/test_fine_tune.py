@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 from training.checkpoint import FineTuning, write_weights
 from training.degrade import Compression, compress, compress_off_grid, spoil
-from training.fine_tune import begin, file_name, main, train_step
+from training.fine_tune import begin, file_name, main, shrinks_for, train_step
 from training.ground_truth import draw_even, draw_pages, even_folder, read_pages, validation_paths
 from training.network import Chain, activate, activate_on_cpu
 from training.objective import edge_loss, halo_loss, white_areas, white_loss
 from training.on_gpu import AtFactor, gather_sources
-from training.patches import Batch, Patches, PatchSettings, Source
+from training.patches import SHRINKS, Batch, Patches, PatchSettings, Source
 from training.validation import psnr_by_track, tracks, white_by_track
 
 RECIPE = FineTuning(
@@ -210,6 +210,16 @@ def test_files_are_called_after_network_and_damage(network: str, damage: str, na
     assert file_name(recipe, 2) == f"{name}.safetensors"
 
 
+def test_one_head_alone_gets_the_factors_that_it_is_asked_at() -> None:
+    assert shrinks_for(None) == SHRINKS
+    assert [factor for factor, _ in shrinks_for(2)] == [2.0]
+    assert [factor for factor, _ in shrinks_for(3)] == [2.5, 3.0]
+    source = Source([np.asarray(line_on_white(160))], 1.0)
+    patches = Patches([source], PatchSettings(1, 16, 1, "usual", shrinks_for(3)), 40)
+    sides = [patches[number].truth.shape[-1] for number in range(40)]
+    assert set(sides) == {40, 48} and sides.count(40) > sides.count(48)
+
+
 def weights_folder(folder: Path) -> Path:
     """Write tiny networks as if they were those of the package."""
     torch.manual_seed(4)
@@ -250,7 +260,7 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
     )
     begin_with = weights_folder(tmp_path / "begin")
 
-    def run(steps: int, damage: str = "heavy", out: str = "out") -> None:
+    def run(steps: int, damage: str = "heavy", out: str = "out", only: int | None = None) -> None:
         main(
             out=tmp_path / out,
             network="fast",
@@ -269,6 +279,7 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
             white=0.5,
             edges=0.0,
             even=False,
+            only=only,
             reach=0.5,
             drawn=0,
             lettered=0,
@@ -306,6 +317,12 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
     torch.save(state, tmp_path / "out" / "checkpoint.pt")
     run(6)
     assert json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])["step"] == 6
+    run(2, out="alone", only=3)
+    assert [path.name for path in (tmp_path / "alone").glob("*.safetensors")] == [
+        "comic-fast-x3-dn.safetensors"
+    ]
+    with pytest.raises(SystemExit, match="2 or 3, not 4"):
+        run(2, out="neither", only=4)
     # What is logged are the scores of the files, not those of the whole way.
     run(4, damage="soft", out="soft")
     written_network = Chain(8, 2, (2, 3), one_slope=True)
