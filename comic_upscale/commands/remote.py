@@ -114,7 +114,7 @@ def check_machine(
     finally:
         machine.close()
     if as_json:
-        typer.echo(json.dumps({**asdict(report), "complaints": errors, "remarks": warnings}))
+        typer.echo(json.dumps({**asdict(report), "errors": errors, "warnings": warnings}))
     else:
         for label, text in describe(report):
             typer.echo(printable(f"{label:>8}: {text}"))

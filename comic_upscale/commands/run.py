@@ -283,11 +283,15 @@ def run_shown(
         # nothing to finish or record.
         stop_on_signals(stop, before_exit=leave, at_once=lambda: not stop.has_begun) as received,
     ):
-        service = JobService(state_folder())
-        # Whoever starts a run wants it to run.
-        service.resume(settings.folder)
-        finished = service.run(
-            settings, on_event=on_event, stop=stop, remote=remote, worker=worker, cluster=cluster
+        finished = JobService(state_folder()).run(
+            settings,
+            on_event=on_event,
+            stop=stop,
+            remote=remote,
+            worker=worker,
+            cluster=cluster,
+            # Whoever starts a run wants it to run.
+            resumes=True,
         )
         finish_hooks()
     return _exit_code(finished, received), finished

@@ -208,8 +208,7 @@ def _watch(
     service = JobService(state_folder())
     engines = EngineCache(most=2)
 
-    def run(settings: JobSettings, only: Selection) -> JobFinished:
-        stop.has_begun = False
+    def run(settings: JobSettings, only: Selection, stop: StopRequest) -> JobFinished:
         finished = service.run(
             settings,
             on_event=on_event,

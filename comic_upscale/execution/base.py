@@ -1,8 +1,8 @@
 """The interface between a job and an executor: tasks go in, outcomes come out.
 
 A job claims its pages, hands each to an executor as a task, then places and records the outcome. An executor knows
-no ledger, no plan, no volume and no output folder. So the local pipeline, a remote machine over SSH and future
-executors look the same to a job. However many machines compute, only one process writes the ledger.
+no ledger, no plan, no volume and no output folder. So every executor looks the same to a job: the local pipeline, a
+worker, remote machines over SSH, a cluster. However many machines compute, only one process writes the ledger.
 """
 
 from __future__ import annotations

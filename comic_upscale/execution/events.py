@@ -162,8 +162,8 @@ class JobFinished:
     warnings: tuple[str, ...] = ()
     """A sentence for each other file that was not copied."""
     stopped_by: str | None = None
-    """``max-cost`` if the cost ceiling interrupted the run, ``spot-notice`` if the cloud takes the machine back; else
-    None."""
+    """``max-cost`` if the cost ceiling interrupted the run, ``max-failures`` if too many pages failed, ``spot-notice``
+    if the cloud takes the machine back; else None."""
     step: str | None = None
     """``push``, ``run`` or ``pull`` if only this remote step was requested; else None."""
     spent: float | None = None

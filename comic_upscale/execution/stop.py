@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 CEILING = "max-cost"
 """The kind of a stop because of the cost ceiling."""
+
+FAILURES = "max-failures"
+"""The kind of a stop because too many pages have failed."""
 
 SPOT = "spot-notice"
 """The kind of a stop because the cloud takes the machine back."""
@@ -26,6 +30,19 @@ class StopRequest:
         """Whether the run has begun. Before, there is no page in flight to finish, and nothing to record."""
         self.is_paused = False
         """Whether the run should begin no further page for now. A stop counts more than a pause."""
+        self._inner: StopRequest | None = None
+
+    def for_next_run(self) -> StopRequest:
+        """Return the request of the next one of several runs, one after the other: this request stops that run, too.
+
+        What stops the run itself, such as its cost ceiling, does not stop the others.
+        """
+        inner = StopRequest()
+        self._inner = inner
+        # It may have come meanwhile, in a signal handler.
+        if self.requested:
+            inner.request(self.reason or "", self.kind)
+        return inner
 
     def request(self, reason: str, kind: str | None = None) -> None:
         """Request the stop; the first reason is kept.
@@ -37,6 +54,8 @@ class StopRequest:
         if not self._event.is_set():
             self.reason, self.kind = reason, kind
             self._event.set()
+            if self._inner is not None:
+                self._inner.request(reason, kind)
 
     @property
     def requested(self) -> bool:
@@ -46,6 +65,13 @@ class StopRequest:
     def wait(self, seconds: float) -> bool:
         """Wait for the stop, at most this long, and return whether it was requested."""
         return self._event.wait(seconds)
+
+    async def before(self, event: asyncio.Event) -> bool:
+        """Wait for the event or the stop, and return whether the stop came before."""
+        while not event.is_set() and not self.requested:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(event.wait(), _LOOK_SECONDS)
+        return not event.is_set()
 
     async def while_paused(self) -> None:
         """Return when the run is not paused, or should stop."""

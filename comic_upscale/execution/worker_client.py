@@ -129,7 +129,7 @@ class WorkerExecutor:
     ) -> AsyncGenerator[PageOutcome, None]:
         assert self._channel is not None, "the executor is not open"
         self._round += 1
-        round_ = _Round(self._channel, self._round, tasks, stop, self._spending)
+        round_ = _Round(self._channel, self._round, tasks, stop, self._spending, self.activity)
         has_ended = False
         try:
             async with contextlib.aclosing(round_.frames()) as frames:
@@ -144,7 +144,6 @@ class WorkerExecutor:
                     outcome = await round_.take_outcome(frame)
                     self.activity.within.pop(outcome.row_id, None)
                     self._busy = _busy_of(frame)
-                    self.activity.in_hand = getattr(outcome, "source", None)
                     if self._spending is not None and isinstance(outcome, PageUpscaled):
                         self._spending.note_batch(
                             outcome.width * outcome.height, outcome.seconds.get("upscale", 0.0)
@@ -232,9 +231,10 @@ class _Round:
         tasks: AsyncIterator[PageTask],
         stop: StopRequest,
         spending: Spending | None,
+        activity: Activity,
     ) -> None:
         self._channel, self._number, self._tasks = channel, number, tasks
-        self._stop, self._spending = stop, spending
+        self._stop, self._spending, self._activity = stop, spending, activity
         self._in_flight: dict[int, PageTask] = {}
         self._wanted = asyncio.Semaphore(0)
         # One outcome: the socket holds back the worker.
@@ -321,6 +321,7 @@ class _Round:
                 await self._channel.send("end", round=self._number)
                 return
             self._in_flight[task.row_id] = task
+            self._activity.in_hand = task.source
             fields = {name: getattr(task, name) for name in TASK_FIELDS}
             await self._channel.send("task", round=self._number, **fields)
 

@@ -192,12 +192,16 @@ class Intake:
                 yield self._task(incoming)
 
     async def _begin(self, watch: PageWatch, page: PlannedPage) -> bool:
-        """Tell the watch that a page begins; return False if it refuses the page, which then has failed."""
+        """Tell the watch that a page begins; return False if it does not.
+
+        The watch may refuse the page, which then has failed. After a stop, the page waits for another run.
+        """
         if (reason := watch.refuse(page.source)) is not None:
             await self._recorder.take_failure(page, PageError(CRASH, reason))
             return False
-        if watch.is_careful:
-            await self._none_in_flight.wait()
+        # A stop drops pages in flight without an outcome.
+        if watch.is_careful and await self._context.stop.before(self._none_in_flight):
+            return False
         self._in_flight[page.row_id] = page.source
         self._none_in_flight.clear()
         watch.begin(page.source)

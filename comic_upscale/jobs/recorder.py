@@ -26,6 +26,7 @@ from comic_upscale.execution.base import (
     run_in,
 )
 from comic_upscale.execution.events import StageMeter
+from comic_upscale.execution.stop import FAILURES
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.progress import OpenPages, Tally
 from comic_upscale.jobs.volume_writer import VolumeWriter
@@ -251,7 +252,7 @@ class Recorder:
     def _watch_failures(self) -> None:
         limit = self._context.settings.max_failures
         if limit is not None and limit.is_exceeded(self._tally.failed, self._context.plan.total):
-            self._context.stop.request(f"more pages failed than --max-failures {limit} allows")
+            self._context.stop.request(f"more pages failed than --max-failures {limit} allows", FAILURES)
 
     # Volumes
 

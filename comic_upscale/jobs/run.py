@@ -25,6 +25,7 @@ from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.bucket_copy import LedgerCopy
 from comic_upscale.ledger.lock import has_begun, hold_job
+from comic_upscale.ledger.pausing import resume_job
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
@@ -55,6 +56,7 @@ def run_job(
     worker: Path | None = None,
     cluster: RayOptions | None = None,
     only: Selection | None = None,
+    resumes: bool = False,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -72,6 +74,7 @@ def run_job(
         cluster: the Ray cluster that processes the pages.
         only: the part of the input that this run looks at. The job does not remember it, unlike the selection in its
             settings.
+        resumes: whether a job that is paused goes on.
 
     Raises:
         InputError: the input does not exist, or contains no page.
@@ -92,6 +95,7 @@ def run_job(
             worker=worker,
             cluster=cluster,
             only=only,
+            resumes=resumes,
         )
     )
 
@@ -107,6 +111,7 @@ async def run_job_async(
     worker: Path | None = None,
     cluster: RayOptions | None = None,
     only: Selection | None = None,
+    resumes: bool = False,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
@@ -132,6 +137,9 @@ async def run_job_async(
         looked_at = settings if only is None else replace(settings, selection=only)
         discovery = await asyncio.to_thread(find_pages, looked_at, stores.sources)
         async with open_ledger(settings, begun=begun, copy=copy, stop=stop) as (ledger, on_ledger):
+            if resumes:
+                # Not before the lock: the run that holds it may be the one that is paused.
+                await asyncio.to_thread(resume_job, settings.folder)
             if copy is not None and copy.was_fetched:
                 await on_ledger(claim_marked, ledger, settings.output, stores.outputs)
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
@@ -144,10 +152,12 @@ async def run_job_async(
                 context = replace(context, watch=watch, looked_at=looked_at.selection)
                 return await _run(context, executor)
     finally:
-        await executor.close()
-        files.shutdown()
-        if copy is not None:
-            await asyncio.to_thread(copy.close)
+        try:
+            await executor.close()
+        finally:
+            files.shutdown()
+            if copy is not None:
+                await asyncio.to_thread(copy.close)
 
 
 def _choose_executor(

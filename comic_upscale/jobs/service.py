@@ -56,6 +56,7 @@ class JobService:
         worker: Path | None = None,
         cluster: RayOptions | None = None,
         only: Selection | None = None,
+        resumes: bool = False,
     ) -> JobFinished:
         """Run a job to its end, and record it as the most recent one.
 
@@ -69,6 +70,7 @@ class JobService:
             worker: the socket of a worker of this machine, as for `run_job`.
             cluster: the Ray cluster that processes the pages.
             only: the part of the input that this run looks at, as for `run_job`.
+            resumes: whether a job that is paused goes on.
 
         Raises:
             ComicUpscaleError: as `run_job`.
@@ -94,6 +96,7 @@ class JobService:
             worker=worker,
             cluster=cluster,
             only=only,
+            resumes=resumes,
         )
 
     def find_ledger(self, job: Path | None = None, ledger: Path | None = None) -> Path:

@@ -70,6 +70,9 @@ class Janitor:
                 log.info("cleaned up: %s", cleaned)
             except (ComicUpscaleError, OSError) as error:
                 log.error("the janitor could not clean up: %s", error)
+            except Exception:
+                # The server goes on, which would end with this task.
+                log.exception("the janitor could not clean up: an unexpected error")
             await asyncio.sleep(EVERY_SECONDS)
 
     def clean(self) -> Cleaned:

@@ -105,7 +105,11 @@ class Monitor:
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                # The server goes on, which would end with this task.
+                log.exception("health: an unexpected error")
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:

@@ -104,6 +104,10 @@ class Outbox:
                 except DatabaseError as error:
                     log.error("%s", error)
                     started = []
+                except Exception:
+                    # The server goes on, which would end with this task.
+                    log.exception("messages: an unexpected error")
+                    started = []
                 if not started:
                     await self._wait()
         finally:
@@ -156,6 +160,8 @@ class Outbox:
         except DatabaseError as error:
             # It is tried again when nobody holds it any more.
             log.error("%s", error)
+        except Exception:
+            log.exception("%s %s cannot be recorded", row["kind"], row["id"])
 
     async def _send(self, row: Mapping[str, Any]) -> tuple[str | None, bool]:
         """Send a message, and return what went wrong, and whether no other try would succeed."""

@@ -209,7 +209,10 @@ class Supervisor:
             return await call()
         except ComicUpscaleError as error:
             log.error("%s", error)
-            return None
+        except Exception:
+            # The server goes on, which would end with this task.
+            log.exception("worker: an unexpected error")
+        return None
 
 
 def _log_line(text: str) -> None:

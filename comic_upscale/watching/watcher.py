@@ -35,8 +35,8 @@ from comic_upscale.watching.replaced_files import ReplacedFiles
 class RunJob(Protocol):
     """Runs the job of a folder over a part of its input; raises as `JobService.run`."""
 
-    def __call__(self, settings: JobSettings, only: Selection) -> JobFinished:
-        """Run the job, and look only at this part of its input."""
+    def __call__(self, settings: JobSettings, only: Selection, stop: StopRequest) -> JobFinished:
+        """Run the job until its end or the stop, and look only at this part of its input."""
 
 
 @dataclass(slots=True, eq=False)
@@ -109,7 +109,7 @@ class Watcher:
             worked = False
             for watched in self._watched:
                 if not stop.requested:
-                    worked |= self._look(watched)
+                    worked |= self._look(watched, stop)
             if worked:
                 self._idle_since = time.monotonic()
                 continue
@@ -123,7 +123,7 @@ class Watcher:
     def _seconds_to_wait(self) -> float:
         return seconds_to_next_look([watched.folder for watched in self._watched], self._poll)
 
-    def _look(self, watched: _Watched) -> bool:
+    def _look(self, watched: _Watched, stop: StopRequest) -> bool:
         """Look at a folder, and run its job if something is due; return whether it ran."""
         due = watched.folder.look()
         if (problem := watched.folder.problem) is not None:
@@ -149,12 +149,13 @@ class Watcher:
             self._wait(watched, f"{watched.folder.root} is paused: `comic-upscale resume` continues")
             return False
         self._go_on(watched)
-        return self._attempt(watched, due)
+        return self._attempt(watched, due, stop)
 
-    def _attempt(self, watched: _Watched, due: Due) -> bool:
+    def _attempt(self, watched: _Watched, due: Due, stop: StopRequest) -> bool:
         wished = watched.settings.selection or Selection()
         try:
-            finished = self._run(watched.settings, due.selection(wished))
+            # A limit of one job does not end the watch of the others.
+            finished = self._run(watched.settings, due.selection(wished), stop.for_next_run())
         except (SettingsError, DeviceError):
             raise
         except InputError as error:

@@ -70,6 +70,10 @@ _ONE_AFTER_ANOTHER = (
 )
 
 
+class _ExpiredError(Exception):
+    """The uploaded files of a job no longer exist."""
+
+
 class JobRunner:
     """Runs claimed jobs on this machine.
 
@@ -203,7 +207,7 @@ class JobRunner:
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, code, message)
             )
-        except FileNotFoundError:
+        except _ExpiredError:
             message = "The uploaded files no longer exist."
             self._write(lambda connection: queue.fail(connection, claimed, "expired", message))
             return True
@@ -300,10 +304,13 @@ class JobRunner:
             lambda connection: jobs.files_of(connection, "original", upload_id=upload_id)
         )
         if not rows:
-            raise FileNotFoundError
+            raise _ExpiredError
         for row in rows:
             target = source / row["name"]
-            self._files.fetch(row["storage_key"], target)
+            try:
+                self._files.fetch(row["storage_key"], target)
+            except FileNotFoundError as error:
+                raise _ExpiredError from error
             # The ledger recognises a source by its time, on every machine.
             with disk_in_words():
                 os.utime(target, ns=(row["created_at"] * 1_000_000,) * 2)

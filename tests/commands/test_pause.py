@@ -118,6 +118,18 @@ def test_a_paused_run_stops_and_loses_nothing(paused: Run, tmp_path: Path) -> No
     assert paused_since(paused.settings.output) is None
 
 
+def test_a_run_beside_a_paused_one_or_without_an_input_leaves_it_paused(paused: Run, tmp_path: Path) -> None:
+    output = paused.settings.output
+    words = ["--output", output, "--scale", 2, "--device", "cpu", "--model", paused.settings.model]
+    assert invoke("run", "--input", paused.settings.input, *words)[0] == 6, "the paused run holds the job"
+    assert paused_since(output) is not None
+    assert invoke("run", "--input", tmp_path / "nowhere", *words)[0] == 3
+    assert paused_since(output) is not None
+    assert len(paused.engine.batches) == 1
+    paused.stop.request("the test is over")
+    paused.thread.join(60)
+
+
 def test_pausing_without_a_job(tmp_path: Path) -> None:
     code, _, err = invoke("pause", tmp_path)
     assert code == 3

@@ -210,6 +210,23 @@ def test_every_task_gets_one_outcome_and_its_own_pixels(side: Side, settings: Jo
         assert {"decode", "upscale", "encode"} <= outcome.seconds.keys()
 
 
+def test_the_page_in_progress_is_one_of_the_pages(side: Side, settings: JobSettings) -> None:
+    pages = pictures(6)
+    told: list[str | None] = []
+
+    async def work() -> list[PageOutcome]:
+        async with side.open(settings, NearestEngine()) as executor:
+            outcomes = []
+            async for outcome in executor.process(tasks_of({**pages, "bad.png": b"bad"}), StopRequest()):
+                told.append(executor.activity.in_hand)
+                outcomes.append(outcome)
+            return outcomes
+
+    assert len(run(work())) == 7
+    assert {name for name in told if name is not None} <= {*pages, "bad.png"}
+    assert told[-1] is not None, "after pages that succeeded, too"
+
+
 def test_filters_and_rules_come_before_the_network(side: Side, make_settings: MakeSettings) -> None:
     pages: dict[str, bytes | Exception] = {}
     for name, mode in (("gray.png", "L"), ("colour.png", "RGB")):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from comic_upscale.ledger.pausing import pause_job, resume_job
 from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.limits import FailureLimit
 from comic_upscale.settings.selection import Selection
 from comic_upscale.watching import folder
 from comic_upscale.watching.watcher import Watcher, WatchResult
@@ -41,22 +43,23 @@ class Watch:
         self.notes: list[str] = []
         self.errors: list[ComicUpscaleError] = []
         """Raised in place of the next runs."""
+        self.before_page: Callable[[], None] = lambda: None
         self.runs = 0
         self.result: WatchResult | None = None
         self.stop = StopRequest()
         self._service = JobService(state)
         self._thread = threading.Thread(target=self._watch)
 
-    def _run(self, settings: JobSettings, only: Selection) -> JobFinished:
+    def _run(self, settings: JobSettings, only: Selection, stop: StopRequest) -> JobFinished:
         self.runs += 1
         if self.errors:
             raise self.errors.pop()
         return self._service.run(
             settings,
             on_event=self.events.append,
-            stop=self.stop,
+            stop=stop,
             only=only,
-            open_engines=lambda *_: [NearestEngine()],
+            open_engines=lambda *_: [NearestEngine(lambda _: self.before_page())],
         )
 
     def _watch(self) -> None:
@@ -262,6 +265,35 @@ def test_several_folders_have_jobs_of_their_own(
             wrong()
     with pytest.raises(InputError):
         watched_jobs([inputs / "a.png"], given)
+
+
+def test_too_many_failures_in_one_folder_do_not_end_the_watch_of_another(
+    inputs: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    for number in range(3):
+        (inputs / f"0-{number}.png").write_bytes(b"no picture")
+    draw(tmp_path / "more" / "z.png", 9)
+    bad = replace(job(inputs, tmp_path / "out", tiny_weights), max_failures=FailureLimit(1))
+    good = job(tmp_path / "more", tmp_path / "out2", tiny_weights)
+    with Watch([bad, good], tmp_path / "state") as watch:
+        watch.wait(lambda: "z.png" in watch.sources())
+        watch.rest()
+        draw(tmp_path / "more" / "y.png", 10)
+        watch.wait(lambda: "y.png" in watch.sources())
+        assert not watch.stop.requested
+    stopped = [event for event in finished(watch) if event.state == "interrupted"]
+    assert [event.stopped_by for event in stopped] == ["max-failures"], "it waits for an hour"
+    assert [note for note in watch.notes if "was stopped: more pages failed" in note]
+
+
+def test_a_stop_of_the_watch_stops_the_run(inputs: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    watch = Watch([job(inputs, tmp_path / "out", tiny_weights)], tmp_path / "state")
+    watch.before_page = lambda: watch.stop.request("SIGTERM")
+    with watch:
+        watch.wait(lambda: bool(finished(watch)))
+    (end,) = finished(watch)
+    assert (end.state, end.reason) == ("interrupted", "SIGTERM")
+    assert end.done < end.total
 
 
 def test_once_ends_when_nothing_changes_any_more(inputs: Path, tmp_path: Path, tiny_weights: Path) -> None:

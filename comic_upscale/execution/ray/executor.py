@@ -127,7 +127,6 @@ class RayExecutor:
         round_ = Round(self, self._rounds, tasks, stop)
         async with contextlib.aclosing(round_.outcomes()) as outcomes:
             async for outcome in outcomes:
-                self.activity.in_hand = getattr(outcome, "source", None) or self.activity.in_hand
                 yield outcome
 
     def busy(self) -> dict[str, float]:

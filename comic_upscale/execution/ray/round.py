@@ -16,6 +16,7 @@ from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
 from comic_upscale.execution.arrival import check_arrived
 from comic_upscale.execution.base import (
     CRASH,
+    Activity,
     ExecutorInfo,
     PageOutcome,
     PageTask,
@@ -49,6 +50,8 @@ class RoundTools(Protocol):
     """Names under which an actor may have written an output that does not count."""
     twice: int
     """Pages that were done a second time at the end."""
+    activity: Activity
+    """Records the page that an actor got last."""
 
     @property
     def pool(self) -> ActorPool:
@@ -164,6 +167,7 @@ class Round:
         return min(fit, key=lambda actor: len(actor.keys) / actor.slots, default=None)
 
     def _begin(self, item: _Item, actor: Actor) -> None:
+        self._executor.activity.in_hand = item.task.source
         item.tries += 1
         item.began = item.began or time.monotonic()
         key = f"{self._number}-{item.task.row_id}-{item.tries}"

@@ -49,7 +49,7 @@ MOST_ANSWER_BYTES = 1 << 20
 
 MOST_ERROR_BYTES = 1 << 16
 """How much of the end of a command's standard error is kept."""
-MOST_COMPLAINTS = 1 << 24
+MOST_STANDARD_ERROR = 1 << 24
 """Bytes on standard error after which a command is broken off: the log of no installation is as long."""
 
 
@@ -223,7 +223,7 @@ class _Run:
         self._most = MOST_ANSWER_BYTES if most is None else most
         self._collected = bytearray()
         self._errors = bytearray()
-        self._complaints = 0
+        self._standard_error = 0
 
     def to_the_end(self, marker: bytes, begin: bytes, feed: Iterable[bytes]) -> Ended:
         """Feed the command, take its output, and return the result."""
@@ -284,8 +284,8 @@ class _Run:
         """Take what has come on standard error. It earns no time."""
         while self._channel.recv_stderr_ready():
             piece = self._channel.recv_stderr(CHUNK_BYTES)
-            self._complaints += len(piece)
-            if self._complaints > MOST_COMPLAINTS:
+            self._standard_error += len(piece)
+            if self._standard_error > MOST_STANDARD_ERROR:
                 raise RemoteError(f"{self._name} sent more error messages than expected")
             self._errors = (self._errors + errors.take(piece))[-MOST_ERROR_BYTES:]
 

@@ -1,0 +1,39 @@
+"""Requests to stop: one for several runs, and waiting for something or the stop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from comic_upscale.execution.stop import CEILING, StopRequest
+
+
+def test_a_stop_reaches_the_run_that_goes_on_and_the_next_ones() -> None:
+    whole = StopRequest()
+    run = whole.for_next_run()
+    whole.request("SIGTERM", "of the whole")
+    assert (run.requested, run.reason, run.kind) == (True, "SIGTERM", "of the whole")
+    later = whole.for_next_run()
+    assert (later.requested, later.reason, later.kind) == (True, "SIGTERM", "of the whole")
+
+
+def test_the_stop_of_a_run_stops_no_other() -> None:
+    whole = StopRequest()
+    first = whole.for_next_run()
+    first.request("too dear", CEILING)
+    assert not whole.requested and not whole.for_next_run().requested
+    whole.request("SIGTERM")
+    assert (first.reason, first.kind) == ("too dear", CEILING), "the first reason is kept"
+
+
+def test_waiting_ends_with_the_event_or_the_stop() -> None:
+    async def wait(sets: bool) -> bool:
+        stop, event = StopRequest(), asyncio.Event()
+        if sets:
+            asyncio.get_running_loop().call_later(0.05, event.set)
+        else:
+            threading.Timer(0.05, stop.request, ["test"]).start()
+        return await asyncio.wait_for(stop.before(event), 30)
+
+    assert asyncio.run(wait(sets=True)) is False
+    assert asyncio.run(wait(sets=False)) is True
