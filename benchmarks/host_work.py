@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE, cut_pages
 from comic_upscale.engines.pages import prepare
-from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.execution.quality_gate import QualityGate
 from comic_upscale.gate.verdict import judge, measure_raw_output
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode

@@ -32,7 +32,7 @@ from PIL import Image
 from benchmarks.machine import cores, facts, write_report
 from benchmarks.validation import REPOSITORY
 from comic_upscale.evaluation.trial import lanczos
-from comic_upscale.execution.local.quality_gate import recorded_scores
+from comic_upscale.execution.quality_gate import recorded_scores
 from comic_upscale.gate.verdict import judge
 from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.ledger.writer import Ledger

@@ -13,8 +13,7 @@ import numpy as np
 
 from comic_upscale.engines.pages import prepare
 from comic_upscale.errors import PageError
-from comic_upscale.execution.local.quality_gate import QualityGate, recorded_scores
-from comic_upscale.execution.local.steps import as_filtered
+from comic_upscale.execution.quality_gate import QualityGate, recorded_scores
 from comic_upscale.execution.remote_host import RemotePageResult
 from comic_upscale.gate.verdict import Bounds, Verdict, default_bounds, judge
 from comic_upscale.imaging.codecs import FORMATS
@@ -25,7 +24,7 @@ from comic_upscale.imaging.gray import to_gray
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shape import decode_page
 from comic_upscale.imaging.target_size import find_target, grows
-from comic_upscale.library.page_rules import FilteredPage, PageRules
+from comic_upscale.library.page_rules import FilteredPage, PageRules, as_filtered
 from comic_upscale.models.weights import cleans_white
 from comic_upscale.settings.job import FormatName, IccMode, JobSettings
 from comic_upscale.settings.sizes import Size

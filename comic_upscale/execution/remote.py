@@ -28,7 +28,6 @@ from comic_upscale.execution.base import (
     skipped_page,
 )
 from comic_upscale.execution.events import Fetching, Listener, Preparing, Sending, StageMeter, from_thread
-from comic_upscale.execution.local.quality_gate import SUSPECT
 from comic_upscale.execution.output_check import (
     NOT_COMPARED,
     SOURCE_CHANGED,
@@ -37,6 +36,7 @@ from comic_upscale.execution.output_check import (
     check_file,
     compare,
 )
+from comic_upscale.execution.quality_gate import SUSPECT
 from comic_upscale.execution.remote_host import PollResult, RemoteHost, RemotePageResult, RemoteStep
 from comic_upscale.execution.remote_pages import (
     Content,

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from comic_upscale.errors import PageError
 from comic_upscale.execution.base import PageUpscaled, run_in
-from comic_upscale.execution.local.quality_gate import SMALLEST
+from comic_upscale.execution.quality_gate import SMALLEST
 from comic_upscale.imaging.target_size import grows, skip_reason
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.job_files import Outputs

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TypeAlias
 
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.imaging.filters import apply_filters, paper_filters, tone_filters
 from comic_upscale.imaging.gray import is_gray
 from comic_upscale.imaging.jpeg_quality import jpeg_quality
@@ -216,6 +216,20 @@ def filter_page(
     if settings.neutral_paper and not base.neutral_paper:
         page = apply_filters(page, paper_filters(settings))
     return FilteredPage(apply_filters(page, tone_filters(settings, of_volume)), settings, matches, traits)
+
+
+def as_filtered(
+    pixels: Pixels, data: bytes, source: str, rules: PageRules, of_volume: Points | None = None
+) -> FilteredPage:
+    """Return a decoded page with its own settings; see `filter_page`.
+
+    Raises:
+        PageError: the rules that match it contradict each other.
+    """
+    try:
+        return filter_page(pixels, data, source, rules, of_volume)
+    except SettingsError as error:
+        raise PageError("rules", f"the rules for this page contradict each other: {error}") from None
 
 
 def _looks_gray(page: Pixels, settings: JobSettings) -> bool:

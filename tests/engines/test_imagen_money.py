@@ -27,8 +27,8 @@ from comic_upscale.costs.spending import Spending
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, charge
 from comic_upscale.errors import CeilingError, SettingsError
+from comic_upscale.execution import quality_gate
 from comic_upscale.execution.events import Event, Progress
-from comic_upscale.execution.local import quality_gate
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.jobs.prune import prune
 from comic_upscale.jobs.run import run_job

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.engines.base import Batch, Engine, Upscaled
+from comic_upscale.execution import quality_gate as gatekeeper
 from comic_upscale.execution.events import Event, JobFinished
-from comic_upscale.execution.local import quality_gate as gatekeeper
 from comic_upscale.imaging.pixels import Borders
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_failures, read_suspects

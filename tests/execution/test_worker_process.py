@@ -22,10 +22,10 @@ from PIL import Image
 from comic_upscale.engines.base import Batch, DeviceInfo, Upscaled
 from comic_upscale.errors import PageError
 from comic_upscale.execution.local import executor, worker_process, workers
-from comic_upscale.execution.local.quality_gate import QualityGate
 from comic_upscale.execution.local.steps import Handover, PageSize, PageSteps
 from comic_upscale.execution.local.worker_process import StartError, WorkerProcess
 from comic_upscale.execution.local.workers import feeds_fast_device
+from comic_upscale.execution.quality_gate import QualityGate
 from comic_upscale.imaging.decode import decode
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_failures

@@ -12,7 +12,7 @@ from PIL import Image
 
 from comic_upscale.engines.pages import finish, prepare
 from comic_upscale.engines.upscaler import Upscaler
-from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.execution.quality_gate import QualityGate
 from comic_upscale.gate.verdict import Bounds, Verdict, bounds_for, default_bounds, judge, measure_raw_output
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.target_size import target_size

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from comic_upscale.engines.base import Engine, OutputFilter
 from comic_upscale.execution.events import StageMeter
 from comic_upscale.execution.local.devices import Devices
-from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.execution.quality_gate import QualityGate
 from comic_upscale.library.page_rules import Network
 
 log = logging.getLogger(__name__)

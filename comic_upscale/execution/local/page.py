@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from comic_upscale.errors import PageError
 from comic_upscale.execution.base import PageOutcome, PageTask, PageUpscaled, failed_page, skipped_page
-from comic_upscale.execution.local.quality_gate import recorded_scores
+from comic_upscale.execution.quality_gate import recorded_scores
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.library.page_rules import Matches, Network

@@ -29,9 +29,9 @@ from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.local.flow import BatchAssembler
 from comic_upscale.execution.local.networks import Networks
 from comic_upscale.execution.local.page import PageInFlight, input_pixels
-from comic_upscale.execution.local.quality_gate import SUSPECT, QualityGate
 from comic_upscale.execution.local.steps import Encoded, Finished, Handover, PageSteps
 from comic_upscale.execution.local.workers import Workers
+from comic_upscale.execution.quality_gate import SUSPECT, QualityGate
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageProgress

@@ -14,9 +14,8 @@ from types import MappingProxyType
 
 from comic_upscale.engines.pages import finish, prepare
 from comic_upscale.engines.registry import fingerprinted_options
-from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.execution.base import sha256_of_source
-from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.execution.quality_gate import QualityGate
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import Header, read_header
@@ -33,7 +32,7 @@ from comic_upscale.library.page_rules import (
     Network,
     OwnSettings,
     PageRules,
-    filter_page,
+    as_filtered,
 )
 from comic_upscale.models.weights import cleans_white
 from comic_upscale.settings.job import FormatName, JobSettings
@@ -293,17 +292,3 @@ class PageSteps:
         # Threads may count a file twice or not at all, which only moves the next one that is read again.
         self._written[format] += 1
         return written < _FIRST_READ_AGAIN or written % FORMATS[format].read_again_every == 0
-
-
-def as_filtered(
-    pixels: Pixels, data: bytes, source: str, rules: PageRules, of_volume: Points | None = None
-) -> FilteredPage:
-    """Return a decoded page with its own settings; see `filter_page`.
-
-    Raises:
-        PageError: the rules that match it contradict each other.
-    """
-    try:
-        return filter_page(pixels, data, source, rules, of_volume)
-    except SettingsError as error:
-        raise PageError("rules", f"the rules for this page contradict each other: {error}") from None
