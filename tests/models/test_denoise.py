@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from comic_upscale.engines.upscaler import Upscaler
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.network import load_network, read_state
-from comic_upscale.models.weights import ResolvedWeights, identify_weights, resolve_weights
+from comic_upscale.models.weights import ResolvedWeights, cleans_white, identify_weights, resolve_weights
 
 OWN = ("comic-best-x2", "comic-best-x3", "comic-fast-x2", "comic-fast-x3")
 
@@ -81,12 +81,22 @@ def test_more_strength_is_further_from_the_network_and_nearer_to_its_partner(pag
 
 
 def test_jpeg_artifacts_go(page: Image.Image) -> None:
-    def pure(denoise: float) -> float:
-        return float((enlarged(page, denoise) == 255).mean())
+    dirty = float((np.asarray(page) == 255).mean())
+    shares = [float((enlarged(page, strength) == 255).mean()) for strength in (0, 0.5, 1)]
+    assert shares == sorted(shares)
+    assert shares[0] > dirty and shares[2] > shares[0] + 0.01
 
-    shares = [pure(strength) for strength in (0, 0.5, 1)]
-    assert shares[0] + 0.05 < shares[1] <= shares[2] + 0.02
-    assert shares[2] > float((np.asarray(page) == 255).mean())
+
+@pytest.mark.parametrize(
+    ("model", "denoise", "cleans"),
+    [
+        ("comic-fast-x2", None, True), ("comic-best-x3", None, True), ("comic-best-x3", 1, True),
+        ("comic-crisp-x3", None, True), ("comic-compact-x3", None, False), ("realesr-general-x4v3", 0.5, False),
+        ("./comic-fast-x3.pth", None, False),
+    ],
+)  # fmt: skip
+def test_which_networks_clean_white(model: str, denoise: float | None, cleans: bool) -> None:
+    assert cleans_white(model, denoise) is cleans
 
 
 @pytest.mark.parametrize("denoise", [-0.1, 1.01, float("nan")])
