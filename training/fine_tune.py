@@ -151,7 +151,13 @@ def begin(recipe: FineTuning, weights: Mapping[int, Mapping[str, torch.Tensor]])
     convolutions = sum(name.endswith(".bias") for name in first) - 2
     one_slope = _PLANS[recipe.network].one_slope
     network = Chain(len(first["body.0.bias"]), convolutions, FACTORS, one_slope=one_slope)
-    network.load_plain(weights)
+    if recipe.only is not None:
+        # Networks that were trained alone have layers of their own; those of this one train.
+        weights = _with_layers_of(recipe.only, weights)
+    try:
+        network.load_plain(weights)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}: train one network alone, with --only 2 or --only 3") from None
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=follow)
     trained = [values for values in network.parameters() if values.requires_grad]
     return Progress(network, average, torch.optim.Adam(trained, recipe.rate, betas=(0.9, 0.99)))
@@ -174,6 +180,18 @@ def file_name(recipe: FineTuning, factor: int) -> str:
     what = _SUFFIXES[recipe.damage]
     # comic-crisp that is trained further stays comic-crisp.
     return f"comic-{recipe.network}-x{factor}{'' if what == f'-{recipe.network}' else what}.safetensors"
+
+
+def _with_layers_of(
+    only: int, weights: Mapping[int, Mapping[str, torch.Tensor]]
+) -> dict[int, dict[str, torch.Tensor]]:
+    """Return the weights with all layers but the heads from the network with this factor."""
+    last = max(int(name.split(".")[1]) for name in weights[only])
+    heads = {f"body.{last}.weight", f"body.{last}.bias"}
+    return {
+        factor: {name: (own if name in heads else weights[only])[name] for name in own}
+        for factor, own in weights.items()
+    }
 
 
 def train_step(recipe: FineTuning, progress: Progress, batch: Batch) -> float:
@@ -235,6 +253,8 @@ class _Run:
             }
             for factor, weights in plain.items()
         }
+        if self.recipe.only is not None:
+            halves = _with_layers_of(self.recipe.only, halves)
         written = copy.deepcopy(progress.average.module)
         written.load_plain(halves)
         scores = psnr_by_track(AtFactor(written), self.watched, torch.device("cpu"))
