@@ -72,7 +72,7 @@ def read_params(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict[
         FieldError: a field is unknown, or has a value that is not allowed.
     """
     given = _given(fields)
-    asked = _asked(given, offered)
+    asked = _asked(given, offered, offered.default_model)
     asked.setdefault("model", offered.default_model)
     params: dict[str, Any] = to_json(_settings(given, asked), ALLOWED)
     if _wants_faces(given, offered):
@@ -85,7 +85,8 @@ def read_changes(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict
     given = _given(fields)
     if _flag(given, REFINE_FACES):
         raise FieldError(REFINE_FACES, "only the preset face refines faces: leave refine_faces out")
-    asked = _asked(given, offered)
+    # The default model may be another one when the changes are used.
+    asked = _asked(given, offered, "")
     return to_json(_settings(given, asked), asked.keys())
 
 
@@ -103,13 +104,13 @@ def _given(fields: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def _asked(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
-    """Return the values of the options that fields set."""
+def _asked(given: Mapping[str, str], offered: Offered, unnamed: str) -> dict[str, Any]:
+    """Return the values of the options that fields set; ``unnamed`` is the model of a request that names none."""
     values = _preset(given, offered)
     if "model" in given and given["model"].strip() != values.get("model"):
         # The strength of a preset is that of its own model.
         values.pop("denoise", None)
-    denoised = _denoise(given, values.get("model", offered.default_model))
+    denoised = _denoise(given, values.get("model", unnamed))
     if (size := _size(given)) is not None:
         values["size"] = size
     for option in OPTION_FIELDS:
