@@ -121,11 +121,15 @@ def _quote_here(workload: Workload, question: Question) -> Quote | None:
         measured = _best_here(question, own)
     if measured is None:
         return None
-    model = measured.model if is_auto(question.model) else question.model
+    model, denoise = question.model, question.denoise
+    if is_auto(model):
+        model = measured.model
+        # Only those that auto stands for have a strength for certain. It changes no arithmetic.
+        denoise = denoise if model in DEFAULTS else None
     network = question.network or (
         Network(model=measured.model, identity=measured.model_sha256, tflop_per_page=measured.tflop_per_page)
         if measured is question.pilot
-        else find_network(model, question.denoise)
+        else find_network(model, denoise)
     )
     return quote_here(
         # A pilot has gone through the networks of all rules.

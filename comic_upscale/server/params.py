@@ -72,8 +72,9 @@ def read_params(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict[
         FieldError: a field is unknown, or has a value that is not allowed.
     """
     given = _given(fields)
-    asked = _asked(given, offered, offered.default_model)
-    asked.setdefault("model", offered.default_model)
+    asked = _asked(given, offered)
+    if "model" not in asked:
+        asked |= model_for(asked, offered.default_model)
     params: dict[str, Any] = to_json(_settings(given, asked), ALLOWED)
     if _wants_faces(given, offered):
         params[REFINE_FACES] = True
@@ -85,8 +86,7 @@ def read_changes(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict
     given = _given(fields)
     if _flag(given, REFINE_FACES):
         raise FieldError(REFINE_FACES, "only the preset face refines faces: leave refine_faces out")
-    # The default model may be another one when the changes are used.
-    asked = _asked(given, offered, "")
+    asked = _asked(given, offered)
     return to_json(_settings(given, asked), asked.keys())
 
 
@@ -104,19 +104,34 @@ def _given(fields: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def _asked(given: Mapping[str, str], offered: Offered, unnamed: str) -> dict[str, Any]:
-    """Return the values of the options that fields set; ``unnamed`` is the model of a request that names none."""
+def model_for(options: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return what to add to options with this model, which no request has named for them.
+
+    Few models have a denoise strength. If the options ask for one that the model lacks, ``auto`` takes its place.
+
+    Args:
+        options: by their names.
+        model: of the job before, of the preset, or the default.
+    """
+    strength = options.get("denoise")
+    if strength is None or _has_strength(model):
+        return {"model": model}
+    return {"model": model, "denoise": None} if strength == 0 else {"model": AUTO_MODEL}
+
+
+def _asked(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
+    """Return the values of the options that fields set."""
     values = _preset(given, offered)
-    if "model" in given and given["model"].strip() != values.get("model"):
-        # The strength of a preset is that of its own model.
+    if "model" in given and not _keeps_strength(values, given["model"].strip()):
         values.pop("denoise", None)
-    denoised = _denoise(given, values.get("model", unnamed))
+    values |= _denoise(given)
     if (size := _size(given)) is not None:
         values["size"] = size
     for option in OPTION_FIELDS:
         if option.name in given and option.name not in ("size", "denoise"):
             values[option.name] = _value(option, given[option.name])
-    values.update(denoised)
+    if "denoise" in given and "model" not in given and "model" in values:
+        values |= model_for(values, values["model"])
     if "rules" in values:
         field = "rules" if "rules" in given else "preset"
         values["rules"] = tuple(_rule(rule, offered, field) for rule in values["rules"])
@@ -157,28 +172,24 @@ def _preset(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
         raise FieldError("preset", f"the preset {name} cannot be used: {_as_field(str(error))}") from None
 
 
-def _denoise(given: Mapping[str, str], without: str) -> dict[str, Any]:
-    """Return the options that the field denoise sets; ``without`` is the model if the request names none."""
+def _keeps_strength(of_preset: Mapping[str, Any], model: str) -> bool:
+    """Return whether a model that the request names keeps the strength of a preset, which is that of its own model."""
+    own = of_preset.get("model")
+    return _has_strength(model) if own is None else model == own
+
+
+def _denoise(given: Mapping[str, str]) -> dict[str, Any]:
     text = given.get("denoise", "").strip().lower()
     if not text:
         return {}
     if text in DENOISE:
-        strength = DENOISE[text]
-    else:
-        try:
-            strength = float(text)
-        except ValueError:
-            raise FieldError(
-                "denoise", f"denoise must be {', '.join(DENOISE)} or a number from 0 to 1, not {text!r}"
-            ) from None
-    if strength is None:
-        return {"denoise": None}
-    # Few models have a strength. Whoever names none of them gets one of the package.
-    if "model" in given or _has_strength(without):
-        return {"denoise": strength}
-    if strength == 0:
-        return {"denoise": None}
-    return {"denoise": strength, "model": AUTO_MODEL}
+        return {"denoise": DENOISE[text]}
+    try:
+        return {"denoise": float(text)}
+    except ValueError:
+        raise FieldError(
+            "denoise", f"denoise must be {', '.join(DENOISE)} or a number from 0 to 1, not {text!r}"
+        ) from None
 
 
 def _has_strength(model: str) -> bool:

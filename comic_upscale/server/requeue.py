@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.server.database.schema import jobs, now_ms, users
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.jobs import ENDED
+from comic_upscale.server.params import model_for
 from comic_upscale.server.queue import PRIORITY
 
 
@@ -35,11 +36,14 @@ def requeue(
     owner_role = connection.scalar(sa.select(users.c.role).where(users.c.id == row["owner_id"]))
     if expires_at is not None and owner_role != "anonymous":
         expires_at += now - row["created_at"]
+    params = {**row["params"], **changes}
+    if "denoise" in changes and "model" not in changes:
+        params |= model_for(changes, params["model"])
     new = connection.execute(
         sa.insert(jobs)
         .values(
             id=new_id(), owner_id=row["owner_id"], upload_id=row["upload_id"], requeue_of=row["id"], lane=row["lane"],
-            priority=PRIORITY[row["lane"]], status="queued", params={**row["params"], **changes}, title=row["title"],
+            priority=PRIORITY[row["lane"]], status="queued", params=params, title=row["title"],
             created_at=now, updated_at=now, expires_at=expires_at,
             input=row["input"], output=row["output"], selection=row["selection"],
             callback_url=row["callback_url"], email=row["email"],

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import httpx2 as httpx
 import pytest
+import sqlalchemy as sa
 
 from comic_upscale.server import queue
+from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.services import Services
 from tests.server.conftest import client_of, make_key
@@ -80,6 +82,42 @@ def test_profiles_are_presets_and_rules_are_an_option(me: httpx.Client) -> None:
         answer = send(me, rules=wrong)
         assert answer.status_code == 400, wrong
         assert answer.json()["error"]["field"] == "rules", wrong
+
+
+def test_a_preset_with_a_strength_alone_works_with_every_default_model(
+    services: Services, boss: httpx.Client, me: httpx.Client
+) -> None:
+    boss.put("/api/v1/admin/presets/web", json={"options": {"denoise": "low"}})
+    boss.put("/api/v1/admin/presets/none", json={"options": {"denoise": "0"}})
+    expected = {
+        "auto": ("auto", 0.25), "comic-best-x3": ("comic-best-x3", 0.25), "comic-crisp-x3": ("auto", 0.25),
+    }  # fmt: skip
+    for default, found in expected.items():
+        assert boss.post(f"/api/v1/admin/models/{default}/default").status_code == 200, default
+        params = params_of(me, preset="web")
+        assert (params["model"], params["denoise"]) == found, default
+    # No model needs a strength of 0.
+    params = params_of(me, preset="none")
+    assert (params["model"], params["denoise"]) == ("comic-crisp-x3", None)
+    # The strength of the preset stays with models that have one.
+    for model, strength in (("auto", 0.25), ("comic-fast", 0.25), ("realesr-animevideov3", None)):
+        params = params_of(me, preset="web", model=model)
+        assert (params["model"], params["denoise"]) == (model, strength)
+
+
+def test_a_strength_for_a_job_again_stays_with_its_model_if_that_has_one(
+    services: Services, boss: httpx.Client, me: httpx.Client
+) -> None:
+    for model, wished, found in (
+        ("comic-best", "med", ("comic-best", 0.5)), ("comic-crisp", "med", ("auto", 0.5)),
+        ("comic-crisp", "0", ("comic-crisp", None)),
+    ):  # fmt: skip
+        old = send(me, model=model).json()["job_id"]
+        services.database.write(lambda c: c.execute(sa.update(jobs).values(status="completed")))
+        answer = boss.post(f"/api/v1/admin/jobs/{old}/requeue", json={"options": {"denoise": wished}})
+        assert answer.status_code == 202, answer.text
+        params = answer.json()["params"]
+        assert (params["model"], params["denoise"]) == found
 
 
 def test_an_administrator_makes_changes_and_deletes_presets(
