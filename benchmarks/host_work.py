@@ -96,7 +96,7 @@ def measure(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
         spent = [
             min(seconds(lambda source=source, page=page: work(source, page)) for _ in range(rounds))
             + min(seconds(lambda number=number, page=page: check(number, page)) for _ in range(rounds))
-            / FORMATS[format].read_again_every
+            / FORMATS[format].read_back_every
             for number, (source, page) in enumerate(zip(pages, larger, strict=True))
         ]
         encoding[name] = {
@@ -147,8 +147,8 @@ def parts_of_page(data: bytes) -> dict[str, float]:
     timed("gate: finished page", lambda: judge(source.color, page.color, raw=raw))
     written = timed("encode", lambda: encode(page, format="png"))
     timed("check", lambda: check_encoded(written, (page.width, page.height)))
-    # A run reads one of so many again.
-    spent["check"] /= FORMATS["png"].read_again_every
+    # A run checks only every Nth file.
+    spent["check"] /= FORMATS["png"].read_back_every
     timed("hash", lambda: hashlib.sha256(written))
     return spent
 

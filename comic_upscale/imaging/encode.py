@@ -180,7 +180,7 @@ def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -
     """
     format = find_format(data)
     try:
-        found = _read_again(data, format)
+        found = _read_back(data, format)
     except Exception as error:
         raise PageError("encode", f"The written page does not decode: {error}") from None
     # Decoders accept a file without its end if all samples are there. Our own file must be complete.
@@ -192,10 +192,10 @@ def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -
         raise PageError("encode", f"The written page has the mode {found[1]} instead of {mode}")
 
 
-def _read_again(data: bytes, format: OutputFormat | None) -> tuple[tuple[int, int], str]:
+def _read_back(data: bytes, format: OutputFormat | None) -> tuple[tuple[int, int], str]:
     """Decode a file, and return its size and Pillow's mode (empty if Pillow has no mode for it)."""
-    if format is not None and format.read_again is not None:
-        return format.read_again(data)
+    if format is not None and format.read_back is not None:
+        return format.read_back(data)
     with io.BytesIO(data) as file:
         image = open_image(file)
         image.load()

@@ -38,8 +38,8 @@ from comic_upscale.models.weights import cleans_white
 from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.sizes import Print
 
-_FIRST_READ_AGAIN = 16
-"""The first files of each format are all read again: they show that the encoder works on this machine."""
+_FIRST_READ_BACK = 16
+"""The first files of each format are all read back: they show that the encoder works on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,7 @@ class PageSteps:
     def encode(
         self, page: Handover, target: tuple[int, int], format: FormatName, matches: Matches = ()
     ) -> Encoded:
-        """Encode a page at its target size, and check the file, or one of several: see `OutputFormat`.
+        """Encode a page at its target size, and read the file back to check it where its turn has come.
 
         Args:
             page: the output of the engine, finished or not.
@@ -283,12 +283,18 @@ class PageSteps:
         )
         # Released before the check decodes a second copy: a large page has over a gigabyte.
         del pixels
-        if self._is_read_again(format):
+        if self._chooses_next(format):
             check_encoded(data, target)
         return Encoded(data, hashlib.sha256(data).hexdigest(), omissions)
 
-    def _is_read_again(self, format: FormatName) -> bool:
+    def _chooses_next(self, format: FormatName) -> bool:
+        """Count a file that was written, and return whether to read it back."""
         written = self._written[format]
-        # Threads may count a file twice or not at all, which only moves the next one that is read again.
+        # Threads may count a file twice or not at all, which only moves the next one that is read back.
         self._written[format] += 1
-        return written < _FIRST_READ_AGAIN or written % FORMATS[format].read_again_every == 0
+        return (
+            written < _FIRST_READ_BACK
+            or written % FORMATS[format].read_back_every == 0
+            # It will take the place of its original.
+            or self._settings.replace_sources
+        )

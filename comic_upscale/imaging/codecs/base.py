@@ -104,12 +104,12 @@ class OutputFormat:
     """Whether an ICC profile can be stored; if not, the page is converted to sRGB. None: any profile can be."""
     list_omissions: Callable[[Pixels], tuple[str, ...]] | None = None
     """Returns further parts of a page that its file leaves out, one sentence each."""
-    read_again: Callable[[bytes], tuple[tuple[int, int], str]] | None = None
+    read_back: Callable[[bytes], tuple[tuple[int, int], str]] | None = None
     """Decodes a file, to check that it can be read. Returns (width, height) and Pillow's mode, which is empty if Pillow
     has none. None: Pillow decodes it."""
-    read_again_every: int = 1
-    """Of so many files of a run, one is read again, after the first few. More than 1 where a damaged file could only
-    come from a broken machine, and reading it takes a good part of the time that writing takes."""
+    read_back_every: int = 1
+    """After the first few files, every Nth is read back to check it. Greater than 1 for a format whose encoder can only
+    fail on a broken machine, and where the check takes a large part of the time for writing."""
     is_whole: Callable[[bytes], bool] | None = None
     """Returns whether a file has its end. None: decoding notices a missing end."""
     has_lossless_samples: Callable[[bytes], bool] | None = None

@@ -399,7 +399,7 @@ def _read_size(bits: _Bits) -> tuple[int, int]:
     return side(), height
 
 
-def _read_again(data: bytes) -> tuple[tuple[int, int], str]:
+def _read_back(data: bytes) -> tuple[tuple[int, int], str]:
     decode_jxl(data)
     # `JxlImageFile` has this mode for every image.
     return _read_header(data).size, "RGB"
@@ -418,7 +418,7 @@ FORMAT = OutputFormat(
     density_in_exif=True,
     encode=encode_jxl,
     carries_profile=carries,
-    read_again=_read_again,
+    read_back=_read_back,
     assumed_lossless=Assumed(
         gray_bytes=0.38, color_bytes=0.66, seconds=Range(0.207, 0.302, 0.379), source=LATER_MEASURED
     ),

@@ -333,8 +333,8 @@ FORMAT = OutputFormat(
     bits=(8, 16),
     texts=True,
     encode=encode_png,
-    read_again=check_png,
-    read_again_every=16,
+    read_back=check_png,
+    read_back_every=16,
     is_whole=_is_whole,
     assumed_lossless=Assumed(
         gray_bytes=0.52, color_bytes=1.22, seconds=Range(0.0227, 0.033, 0.0498), source=FIRST_MEASURED
