@@ -43,7 +43,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class FineTuning:
-    """As `Recipe`, for a network of the package that is trained further, both of its heads at once."""
+    """As `Recipe`, for a network of the package that is trained further, with both of its heads or one."""
 
     network: Literal["fast", "best", "crisp"]
     damage: Damage

@@ -2,8 +2,9 @@
 
 By default the inputs have heavy damage, which makes the network's denoising partner: the same network, begun with
 the shipped weights, that removes JPEG artifacts. The program mixes the weights of both (``--denoise``). Soft inputs
-make a network that draws crisp contours: comic-crisp. Both heads are trained at once. Stop it at any time, or give it
-``--minutes``: the same command continues.
+make a network that draws crisp contours: comic-crisp. Truths with even tones make one that invents no dots. Both heads
+are trained at once, or with ``--only`` one of them. Stop it at any time, or give it ``--minutes``: the same command
+continues.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def main(
     draw_pages(folder, drawn, seed=seed * 1_000_000, processes=2)
     shrinks = shrinks_for(recipe.only)
     factors = [factor for factor, _ in shrinks] if even else []
-    draw_even(folder, drawn, lettered, factors, seed=seed * 1_000_000, processes=2)
+    draw_even(folder, factors, processes=2)
     smallest_side = math.ceil(patch * max(factor for factor, _ in SHRINKS))
     given = Patches(
         gather_sources(folder, shared, None, smallest_side=smallest_side, even=factors),
@@ -259,7 +260,9 @@ class _Run:
         written.load_plain(halves)
         scores = psnr_by_track(AtFactor(written), self.watched, torch.device("cpu"))
         white = white_by_track(AtFactor(written), self.watched, torch.device("cpu"))
-        on_jpeg = [score for track, score in scores.items() if "jpeg" in track]
+        # The head that is not trained loses, since the layers below it move.
+        asked = {f"x{factor:g}" for factor, _ in shrinks_for(self.recipe.only)}
+        on_jpeg = [score for track, score in scores.items() if "jpeg" in track and track.split()[0] in asked]
         line = {
             "step": progress.step,
             "seconds": round(progress.seconds, 1),

@@ -26,6 +26,8 @@ _HELD = 0.45
 """Cycles a pixel that a source holds: nearer to a half, the dots of a tone are lost in it, or beat with its pixels."""
 _AIR = 24
 """Pixels of the page that are kept around lettering: the balloon and something of what lies behind it."""
+_LETTERED = "lettering-"
+"""What the names of pages begin with that are drawn for their lettering."""
 _BOXES = "lettering"
 """The text of a PNG that holds where its lettering stands."""
 _SIDES = (1800, 1200, 800)
@@ -34,37 +36,42 @@ _SMALLEST_SHRINK = {".jpg": 1.8, ".jpeg": 1.8, ".gif": 1.0, ".png": 1.0, ".webp"
 """A JPEG is ground truth only once its artefacts are shrunk away."""
 
 
-def draw_pages(
-    folder: Path, count: int, *, seed: int, processes: int, finest: float = math.inf
-) -> list[Path]:
+def draw_pages(folder: Path, count: int, *, seed: int, processes: int) -> list[Path]:
     """Draw what is missing of ``count`` pages into the folder, as PNG; return the paths of all.
 
-    Page ``i`` has seed ``seed + i``: the same pages on every machine with the same fonts. Tones with more than
-    ``finest`` cycles a pixel are even.
+    Page ``i`` has seed ``seed + i``: the same pages on every machine with the same fonts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed + number:06d}.png" for number in range(count)]
-    _draw_missing(partial(_draw, finest=finest), paths, processes)
+    _draw_missing(_draw, paths, processes)
     return paths
 
 
-def draw_even(
-    folder: Path, drawn: int, lettered: int, factors: Iterable[float], *, seed: int, processes: int
-) -> None:
-    """Draw the pages of `draw_pages` and `draw_lettering` again, with even tones where a source would not hold dots.
+def drawn_pages(folder: Path) -> list[Path]:
+    """Return the pages in a folder that `draw_pages` drew, by name."""
+    return sorted(folder.glob("[0-9]*.png"))
+
+
+def lettered_pages(folder: Path) -> list[Path]:
+    """Return the pages in a folder that `draw_lettering` drew, by name."""
+    return sorted(folder.glob(f"{_LETTERED}*.png"))
+
+
+def draw_even(folder: Path, factors: Iterable[float], *, processes: int) -> None:
+    """Draw all pages of a folder again, with even tones where a source would not hold the dots.
 
     Args:
-        folder: of the pages; those with even tones come into folders in it, one for each factor.
-        drawn: pages, without those of lettering.
-        lettered: pages of lettering.
+        folder: of pages that `draw_pages` and `draw_lettering` drew. Those with even tones come into folders in it, one
+            for each factor, under the same names.
         factors: by which truths are shrunk.
-        seed: of the pages.
         processes: that draw.
     """
     for factor in factors:
         within, finest = even_folder(folder, factor), _HELD / factor
-        draw_lettering(within, lettered, seed=seed, processes=processes, finest=finest)
-        draw_pages(within, drawn, seed=seed, processes=processes, finest=finest)
+        within.mkdir(exist_ok=True)
+        for draw, paths in ((_draw, drawn_pages(folder)), (_draw_lettered, lettered_pages(folder))):
+            missing = [within / path.name for path in paths]
+            _draw_missing(partial(draw, finest=finest), missing, processes)
 
 
 def even_folder(folder: Path, factor: float) -> Path:
@@ -82,7 +89,7 @@ def _draw_missing(draw: Callable[[Path], None], paths: Sequence[Path], processes
                     print(f"drew {done} of {len(missing)} pages", flush=True)
 
 
-def _draw(path: Path, *, finest: float) -> None:
+def _draw(path: Path, *, finest: float = math.inf) -> None:
     from training.pages import draw_page
 
     page = draw_page(int(path.stem), width=_DRAWN_SIZE[0], height=_DRAWN_SIZE[1], finest=finest)
@@ -91,18 +98,15 @@ def _draw(path: Path, *, finest: float) -> None:
     partial_path.replace(path)
 
 
-def draw_lettering(
-    folder: Path, count: int, *, seed: int, processes: int, finest: float = math.inf
-) -> list[Path]:
+def draw_lettering(folder: Path, count: int, *, seed: int, processes: int) -> list[Path]:
     """Draw what is missing of ``count`` pages full of lettering into the folder, as PNG; return the paths of all.
 
     Every other page is one that could be read aloud, in plain English and small print; the others have
-    letters of every kind. Each file holds where its lettering stands, for `read_lettering`. ``finest`` as for
-    `draw_pages`.
+    letters of every kind. Each file holds where its lettering stands, for `read_lettering`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"lettering-{seed + number:06d}.png" for number in range(count)]
-    _draw_missing(partial(_draw_lettered, finest=finest), paths, processes)
+    paths = [folder / f"{_LETTERED}{seed + number:06d}.png" for number in range(count)]
+    _draw_missing(_draw_lettered, paths, processes)
     return paths
 
 
@@ -131,10 +135,10 @@ def _around(pixels: Pixels, box: Sequence[int], smallest_side: int) -> Pixels:
     return np.ascontiguousarray(pixels[spans[0], spans[1]])
 
 
-def _draw_lettered(path: Path, *, finest: float) -> None:
+def _draw_lettered(path: Path, *, finest: float = math.inf) -> None:
     from training.pages import draw_lettered_page, draw_page
 
-    seed = int(path.stem.removeprefix("lettering-"))
+    seed = int(path.stem.removeprefix(_LETTERED))
     width, height = _DRAWN_SIZE
     low, high = _READING_X_HEIGHT
     page = (

@@ -25,7 +25,9 @@ from training.checkpoint import write_weights
 from training.ground_truth import (
     draw_lettering,
     draw_pages,
+    drawn_pages,
     even_folder,
+    lettered_pages,
     read_lettering,
     read_pages,
     shared_pages,
@@ -223,15 +225,15 @@ def gather_sources(
         even: factors for which the truths of drawn pages have even tones, as `draw_even` drew them.
     """
     shares = Shares()
-    pages, letters = sorted(folder.glob("[0-9]*.png")), sorted(folder.glob("lettering-*.png"))
+    pages, letters = drawn_pages(folder), lettered_pages(folder)
     found = []
     if pages:
-        truths = {factor: read_pages(_again(pages, folder, factor)) for factor in even}
+        truths = {factor: read_pages(_even_paths(pages, folder, factor)) for factor in even}
         found.append(Source(read_pages(pages), shares.drawn, soft_share=0.35, even=truths))
     if letters:
         boxes = read_lettering(letters, smallest_side=smallest_side)
         truths = {
-            factor: read_lettering(_again(letters, folder, factor), smallest_side=smallest_side)
+            factor: read_lettering(_even_paths(letters, folder, factor), smallest_side=smallest_side)
             for factor in even
         }
         found.append(Source(boxes, shares.lettered, soft_share=0.1, turned=False, even=truths))
@@ -247,7 +249,7 @@ def gather_sources(
     return found
 
 
-def _again(paths: Iterable[Path], folder: Path, factor: float) -> list[Path]:
+def _even_paths(paths: Iterable[Path], folder: Path, factor: float) -> list[Path]:
     return [even_folder(folder, factor) / path.name for path in paths]
 
 

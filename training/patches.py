@@ -108,11 +108,12 @@ class Patches(Dataset[Batch]):
         side = round(self._settings.patch * factor)
         damage = self._settings.damage
         soft_share = 0.0 if damage == "soft" else source.soft_share
-        before = copy.deepcopy(rng)
+        # The same crop and the same colours for both.
+        as_drawn = copy.deepcopy(rng) if factor in source.even else rng
         drawn, box = _crop(source.pages[which], side, rng)
         drawn = truth = _vary(drawn, soft_share, rng)
         if factor in source.even:
-            truth = _vary(_crop(source.even[factor][which], side, before)[0], soft_share, before)
+            truth = _vary(_crop(source.even[factor][which], side, as_drawn)[0], soft_share, as_drawn)
         small = shrink(Image.fromarray(drawn), (self._settings.patch, self._settings.patch), box, rng, damage)
         spoiled = np.asarray(spoil(small, rng, damage))
         left, top = box[0], box[1]

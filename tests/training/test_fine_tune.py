@@ -16,7 +16,14 @@ from safetensors.torch import load_file
 from training.checkpoint import FineTuning, write_weights
 from training.degrade import Compression, compress, compress_off_grid, spoil
 from training.fine_tune import begin, file_name, main, shrinks_for, train_step
-from training.ground_truth import draw_even, draw_pages, even_folder, read_pages, validation_paths
+from training.ground_truth import (
+    draw_even,
+    draw_lettering,
+    draw_pages,
+    even_folder,
+    read_pages,
+    validation_paths,
+)
 from training.network import Chain, activate, activate_on_cpu
 from training.objective import edge_loss, halo_loss, white_areas, white_loss
 from training.on_gpu import AtFactor, gather_sources
@@ -74,7 +81,13 @@ def test_even_pages_are_drawn_for_each_factor(tmp_path: Path, comic_fonts: None)
     # A page of manga, so that it has tones.
     seed = 3
     draw_pages(tmp_path, 1, seed=seed, processes=1)
-    draw_even(tmp_path, 1, 0, [2.0, 3.0], seed=seed, processes=1)
+    draw_lettering(tmp_path, 1, seed=seed, processes=1)
+    draw_even(tmp_path, [2.0, 3.0], processes=1)
+    # Whatever the folder has, so that the truths are complete.
+    assert {path.name for path in even_folder(tmp_path, 3.0).iterdir()} == {
+        "000003.png",
+        "lettering-000003.png",
+    }
     dots, twice, thrice = (
         np.asarray(Image.open(folder / "000003.png").convert("L"), float)
         for folder in (tmp_path, even_folder(tmp_path, 2.0), even_folder(tmp_path, 3.0))
@@ -318,9 +331,22 @@ def test_the_command_continues_and_leaves_a_partner_for_each_factor(tmp_path: Pa
     run(6)
     assert json.loads((tmp_path / "out" / "log.jsonl").read_text().splitlines()[-1])["step"] == 6
     run(2, out="alone", only=3)
-    assert [path.name for path in (tmp_path / "alone").glob("*.safetensors")] == [
-        "comic-fast-x3-dn.safetensors"
-    ]
+    (alone,) = (tmp_path / "alone").glob("*.safetensors")
+    assert alone.name == "comic-fast-x3-dn.safetensors"
+    # Then the two have different layers, and are trained one by one.
+    alone.replace(begin_with / "comic-fast-x3.safetensors")
+    with pytest.raises(SystemExit, match="--only 2 or --only 3"):
+        run(2, out="both")
+    for factor in (2, 3):
+        out = tmp_path / f"further-{factor}"
+        run(2, out=out.name, only=factor)
+        further = load_file(out / f"comic-fast-x{factor}-dn.safetensors")
+        before = load_file(begin_with / f"comic-fast-x{factor}.safetensors")
+        change = max(float((further[name].float() - before[name].float()).abs().max()) for name in before)
+        assert 0 < change < 0.02, "it goes on from the layers of its own"
+    weights_folder(tmp_path / "same")
+    for path in (tmp_path / "same").iterdir():
+        path.replace(begin_with / path.name)
     with pytest.raises(SystemExit, match="2 or 3, not 4"):
         run(2, out="neither", only=4)
     # What is logged are the scores of the files, not those of the whole way.

@@ -50,7 +50,8 @@ class DrawnPage:
 def draw_page(seed: int, *, width: int = 640, height: int = 960, finest: float = math.inf) -> DrawnPage:
     """A page of any kind; the same seed, size and fonts give the same bytes.
 
-    Tones with more than ``finest`` cycles a pixel are drawn as an even gray or colour. The rest stays the same.
+    Tones with more than ``finest`` cycles a pixel are drawn as an even gray or colour. The rest stays the same, but
+    with a finite ``finest`` no page is reduced to ink and paper, which would leave no gray.
     """
     dice = Random(seed)
     kind = dice.choices(list(KINDS), list(KINDS.values()))[0]
@@ -227,7 +228,6 @@ def _finished(kind: str, sheet: Sheet, dice: Random, width: int, height: int) ->
     chance = dice.random()
     if (kind == "inks" and chance < 0.25) or (kind == "manga" and chance < 0.08):
         ink = finish.one_bit(image, dice)
-        # An even gray would become black or white.
         image = ink if math.isinf(sheet.finest) else image
     elif kind == "old newsprint" and chance < 0.5:
         image = finish.yellowed(image, dice.choice(((250, 240, 215), (244, 228, 190), (252, 246, 232))), dice)
