@@ -120,7 +120,7 @@ class Activity:
     """What an executor is doing, for a display; changed on the thread of the event loop."""
 
     in_hand: str | None = None
-    """The source of the page that last entered a network."""
+    """The source of the page that a network, a worker or an actor was given last."""
     doing: str | None = None
     """Work other than upscaling pages, for display."""
     within: dict[int, PageProgress] = field(default_factory=dict)

@@ -66,8 +66,8 @@ class StopRequest:
         """Wait for the stop, at most this long, and return whether it was requested."""
         return self._event.wait(seconds)
 
-    async def before(self, event: asyncio.Event) -> bool:
-        """Wait for the event or the stop, and return whether the stop came before."""
+    async def comes_before(self, event: asyncio.Event) -> bool:
+        """Wait for the event or the stop, and return whether the stop came first."""
         while not event.is_set() and not self.requested:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(event.wait(), _LOOK_SECONDS)

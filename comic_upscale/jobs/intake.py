@@ -200,7 +200,7 @@ class Intake:
             await self._recorder.take_failure(page, PageError(CRASH, reason))
             return False
         # A stop drops pages in flight without an outcome.
-        if watch.is_careful and await self._context.stop.before(self._none_in_flight):
+        if watch.is_careful and await self._context.stop.comes_before(self._none_in_flight):
             return False
         self._in_flight[page.row_id] = page.source
         self._none_in_flight.clear()

@@ -137,15 +137,15 @@ async def run_job_async(
         looked_at = settings if only is None else replace(settings, selection=only)
         discovery = await asyncio.to_thread(find_pages, looked_at, stores.sources)
         async with open_ledger(settings, begun=begun, copy=copy, stop=stop) as (ledger, on_ledger):
-            if resumes:
-                # Not before the lock: the run that holds it may be the one that is paused.
-                await asyncio.to_thread(resume_job, settings.folder)
             if copy is not None and copy.was_fetched:
                 await on_ledger(claim_marked, ledger, settings.output, stores.outputs)
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(
                 job, discovery, stores, files, ledger, on_ledger, emit, stop, executor
             ) as context:
+                if resumes:
+                    # Not before: another run may hold the job, and this one may be refused.
+                    await asyncio.to_thread(resume_job, settings.folder)
                 if copy is not None:
                     # Before the first output. Another machine would refuse to replace an output that no ledger records.
                     await asyncio.to_thread(copy.save)

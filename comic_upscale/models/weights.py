@@ -192,7 +192,7 @@ def resolve_weights(
         return _resolve_file(Path(model), denoise, catalogue)
     entry = find_model(model, catalogue)
     if denoise is not None and entry.denoise_weights is None:
-        raise no_denoise(entry.name, catalogue)
+        raise _no_denoise(entry.name, catalogue)
 
     def obtain(file: WeightsFile) -> Path:
         found = locate(file, [*folders, cache])
@@ -237,7 +237,7 @@ def identify_weights(
         return own.model_name, own.identity
     entry = find_model(model, catalogue)
     if denoise is not None and entry.denoise_weights is None:
-        raise no_denoise(entry.name, catalogue)
+        raise _no_denoise(entry.name, catalogue)
     mixed = entry.denoise_weights if mixes(denoise, entry.own_strength) else None
     return entry.name, identity_of(entry.weights.sha256, None if mixed is None else mixed.sha256)
 
@@ -257,14 +257,14 @@ def _is_path(model: str) -> bool:
 
 def _resolve_file(path: Path, denoise: float | None, catalogue: Mapping[str, Model]) -> ResolvedWeights:
     if denoise is not None:
-        raise no_denoise(path.name, catalogue)
+        raise _no_denoise(path.name, catalogue)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise WeightsError(f"{path} {what}. Give the path of a .pth or .safetensors file, or a model's name")
     return ResolvedWeights(model_name=path.name, path=path, sha256=sha256_of(path))
 
 
-def no_denoise(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> SettingsError:
+def _no_denoise(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> SettingsError:
     """Return the error for a model without a denoise strength."""
     able = dict.fromkeys(
         family_of(model) for model in catalogue.values() if model.denoise_weights is not None
@@ -303,7 +303,6 @@ __all__ = [
     "known_model",
     "locate",
     "mixes",
-    "no_denoise",
     "resolve_weights",
     "sha256_of",
     "verify",

@@ -182,7 +182,11 @@ class Watcher:
             watched.folder.note_done(due)
         elif finished.stopped_by is not None:
             watched.not_before = time.monotonic() + LONGEST_PAUSE_SECONDS
-            self._wait(watched, f"{watched.folder.root} was stopped: {finished.reason}")
+            self._wait(
+                watched,
+                f"{watched.folder.root} was stopped: {finished.reason}. The next try is in "
+                f"{LONGEST_PAUSE_SECONDS / 60:.0f} min",
+            )
         else:
             watched.not_before = time.monotonic() + FIRST_PAUSE_SECONDS
         return True

@@ -123,11 +123,15 @@ def test_a_run_beside_a_paused_one_or_without_an_input_leaves_it_paused(paused: 
     words = ["--output", output, "--scale", 2, "--device", "cpu", "--model", paused.settings.model]
     assert invoke("run", "--input", paused.settings.input, *words)[0] == 6, "the paused run holds the job"
     assert paused_since(output) is not None
-    assert invoke("run", "--input", tmp_path / "nowhere", *words)[0] == 3
-    assert paused_since(output) is not None
     assert len(paused.engine.batches) == 1
     paused.stop.request("the test is over")
     paused.thread.join(60)
+    for wrong, code in (
+        (["--input", tmp_path / "nowhere"], 3),
+        (["--model", "auto", "--device", "cuda:77"], 5),
+    ):
+        assert invoke("run", "--input", paused.settings.input, *words, *wrong)[0] == code, wrong
+        assert paused_since(output) is not None, wrong
 
 
 def test_pausing_without_a_job(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
-from comic_upscale.execution.base import CRASH, ExecutorInfo, PageOutcome, PageTask, PageUpscaled
+from comic_upscale.execution.base import CRASH, Activity, ExecutorInfo, PageOutcome, PageTask, PageUpscaled
 from comic_upscale.execution.ray import executor as executors
 from comic_upscale.execution.ray import pool as pools
 from comic_upscale.execution.ray import round as rounds
@@ -148,7 +148,9 @@ async def opened(
     for _ in engines:
         await pool.add()
     try:
-        yield Tools(pool=pool, server=server, spending=None, stored_below=None, leftovers=set(), twice=0)
+        yield Tools(
+            pool=pool, server=server, spending=None, stored_below=None, leftovers=set(), twice=0, activity=Activity(),
+        )  # fmt: skip
     finally:
         await pool.close()
         await server.close()

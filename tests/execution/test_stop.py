@@ -33,7 +33,7 @@ def test_waiting_ends_with_the_event_or_the_stop() -> None:
             asyncio.get_running_loop().call_later(0.05, event.set)
         else:
             threading.Timer(0.05, stop.request, ["test"]).start()
-        return await asyncio.wait_for(stop.before(event), 30)
+        return await asyncio.wait_for(stop.comes_before(event), 30)
 
     assert asyncio.run(wait(sets=True)) is False
     assert asyncio.run(wait(sets=False)) is True

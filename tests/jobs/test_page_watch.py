@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 
@@ -55,20 +56,25 @@ def test_pages_are_in_flight_one_by_one(make_settings: MakeSettings) -> None:
 def test_a_stop_ends_the_wait_for_a_page_that_was_dropped(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, within: Callable[..., JobFinished]
 ) -> None:
-    stop, watch, decoding = StopRequest(), OneByOne(), threading.Event()
+    stop, watch, waiting = StopRequest(), OneByOne(), threading.Event()
     decode = PageSteps.decode
 
     def decode_after_the_stop(steps: PageSteps, *args: object) -> Decoded:
-        decoding.set()
         assert stop.wait(30)
         return decode(steps, *args)  # type: ignore[arg-type]
 
+    async def note_the_wait(self: StopRequest, event: asyncio.Event) -> bool:
+        # The first page does not wait: nothing is in flight.
+        if not event.is_set():
+            waiting.set()
+        return await comes_before(self, event)
+
     def stop_once_the_next_page_waits() -> None:
-        decoding.wait(30)
-        # The next page reaches the wait in some milliseconds.
-        stop.wait(0.5)
+        assert waiting.wait(30)
         stop.request("test")
 
+    comes_before = StopRequest.comes_before
+    monkeypatch.setattr(StopRequest, "comes_before", note_the_wait)
     monkeypatch.setattr(PageSteps, "decode", decode_after_the_stop)
     threading.Thread(target=stop_once_the_next_page_waits).start()
 

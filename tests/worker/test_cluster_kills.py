@@ -75,7 +75,7 @@ class Ledgers:
 
         def watch() -> None:
             while not self._ended.wait(0.1):
-                for ledger in self._home.glob("*/work/*/out/.comic-upscale/ledger.sqlite3"):
+                for ledger in self._home.glob("*/*/*/out/.comic-upscale/ledger.sqlite3"):
                     self.look(ledger.parents[2].name, ledger)
 
         thread = threading.Thread(target=watch)

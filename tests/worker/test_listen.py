@@ -24,7 +24,7 @@ import pytest
 
 from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import DeviceError, SettingsError
-from comic_upscale.execution.base import PageTask
+from comic_upscale.execution.base import Activity, PageTask
 from comic_upscale.execution.events import Event, JobStarted
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor, _Round
@@ -412,7 +412,7 @@ def test_work_that_is_cancelled_before_it_begins_leaves_nothing(folder: Path) ->
         yield
 
     async def cancel(channel: Channel) -> None:
-        page_round = _Round(channel, 1, none(), StopRequest(), None)
+        page_round = _Round(channel, 1, none(), StopRequest(), None, Activity())
         page_round._start(page_round._send_page, Frame("read", {"row_id": 1}, b""))
         (task,) = page_round._running
         task.cancel()

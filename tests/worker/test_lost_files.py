@@ -43,7 +43,7 @@ def test_a_file_of_the_worker_that_is_gone_is_made_again_by_the_next_attempt(
     runner = runner_of(services, tmp_path, NearestEngine())
 
     def lose(*_: Any, **__: Any) -> None:
-        raise FileNotFoundError(2, "No such file or directory", "/work/out/a.png")
+        raise FileNotFoundError(2, "No such file or directory", "a.png")
 
     monkeypatch.setattr(runner._service, "run", lose)
     runner.run(taken(services.database))

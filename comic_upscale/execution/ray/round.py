@@ -51,7 +51,7 @@ class RoundTools(Protocol):
     twice: int
     """Pages that were done a second time at the end."""
     activity: Activity
-    """Records the page that an actor got last."""
+    """Records the page that an actor was given last."""
 
     @property
     def pool(self) -> ActorPool:

@@ -200,7 +200,7 @@ def test_check_as_json(box: Box, remote: Invoke) -> None:
     found = json.loads(out)
     assert found["free_bytes"] > 0
     assert found["system"].startswith("Linux")
-    assert found["complaints"] == []
+    assert found["errors"] == []
 
 
 def test_a_revoked_key_is_refused(box: Box) -> None:
