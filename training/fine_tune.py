@@ -170,6 +170,19 @@ def shrinks_for(only: int | None) -> tuple[tuple[float, float], ...]:
     return tuple((factor, share) for factor, share in SHRINKS if only in (None, heads[factor]))
 
 
+def judged(scores: Mapping[str, float], only: int | None) -> list[float]:
+    """Return the scores that decide which weights are kept: those of the JPEG tracks of the heads that are trained.
+
+    A head that is not trained loses, since the layers below it move.
+
+    Args:
+        scores: by track, such as ``x2.5 jpeg75``.
+        only: the factor of the head that is trained alone; None for both.
+    """
+    asked = {f"x{factor:g}" for factor, _ in shrinks_for(only)}
+    return [score for track, score in scores.items() if "jpeg" in track and track.split()[0] in asked]
+
+
 def _factor(only: int | None) -> Literal[2, 3] | None:
     if only not in (None, 2, 3):
         raise SystemExit(f"error: --only is 2 or 3, not {only}")
@@ -260,9 +273,7 @@ class _Run:
         written.load_plain(halves)
         scores = psnr_by_track(AtFactor(written), self.watched, torch.device("cpu"))
         white = white_by_track(AtFactor(written), self.watched, torch.device("cpu"))
-        # The head that is not trained loses, since the layers below it move.
-        asked = {f"x{factor:g}" for factor, _ in shrinks_for(self.recipe.only)}
-        on_jpeg = [score for track, score in scores.items() if "jpeg" in track and track.split()[0] in asked]
+        on_jpeg = judged(scores, self.recipe.only)
         line = {
             "step": progress.step,
             "seconds": round(progress.seconds, 1),

@@ -358,6 +358,15 @@ def test_a_network_of_ones_own_that_was_measured_last_does_not_stand_in_the_way_
     assert quotes_for(imagined(), older)[0].model == OURS.name  # type: ignore[arg-type]
 
 
+def test_auto_has_a_strength_although_what_was_measured_here_has_none() -> None:
+    other = CATALOGUE["realesr-animevideov3"]
+    found = measured(model=other.name, model_sha256=other.weights.sha256, tflop_per_page=other.tflop_per_page)
+    question = Question(model="auto", denoise=0.5, offers=tuple(listed_offers()), measurements=(found,))
+    here, *rented = quotes_for(imagined(), question)  # type: ignore[arg-type]
+    assert (here.model, here.seller) == (other.name, "")
+    assert rented
+
+
 def test_what_cannot_be_quoted_says_what_to_do() -> None:
     work = imagined()
     offers = tuple(listed_offers())

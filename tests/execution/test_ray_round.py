@@ -238,6 +238,7 @@ def test_slow_pages_are_done_twice_at_the_end_and_counted_once(
             release.set()
             assert sorted(outcome.row_id for outcome in found) == list(range(8))
             assert all(isinstance(outcome, PageUpscaled) for outcome in found)
+            assert tools.activity.in_hand in pages, "the one that was handed out last"
             assert tools.twice >= 1
             seen = Counter(name for actor in tools.pool.actors for name in actor.handle.seen)
             assert max(seen.values()) == 2

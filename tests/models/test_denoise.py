@@ -90,8 +90,8 @@ def test_jpeg_artifacts_go(page: Image.Image) -> None:
 @pytest.mark.parametrize(
     ("model", "denoise", "cleans"),
     [
-        ("comic-fast-x2", None, True), ("comic-best-x3", None, True), ("comic-best-x3", 1, True),
-        ("comic-crisp-x3", None, True), ("comic-compact-x3", None, False), ("realesr-general-x4v3", 0.5, False),
+        *((f"comic-{name}-x{factor}", None, True) for name in ("best", "crisp", "fast") for factor in (2, 3)),
+        ("comic-best-x3", 1, True), ("comic-compact-x3", None, False), ("realesr-general-x4v3", 0.5, False),
         ("./comic-fast-x3.pth", None, False),
     ],
 )  # fmt: skip

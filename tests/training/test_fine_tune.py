@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from training.checkpoint import FineTuning, write_weights
 from training.degrade import Compression, compress, compress_off_grid, spoil
-from training.fine_tune import begin, file_name, main, shrinks_for, train_step
+from training.fine_tune import begin, file_name, judged, main, shrinks_for, train_step
 from training.ground_truth import (
     draw_even,
     draw_lettering,
@@ -231,6 +231,13 @@ def test_one_head_alone_gets_the_factors_that_it_is_asked_at() -> None:
     patches = Patches([source], PatchSettings(1, 16, 1, "usual", shrinks_for(3)), 40)
     sides = [patches[number].truth.shape[-1] for number in range(40)]
     assert set(sides) == {40, 48} and sides.count(40) > sides.count(48)
+
+
+def test_a_head_that_is_trained_alone_is_judged_by_its_own_tracks() -> None:
+    scores = {"x2 clean": 1.0, "x2 jpeg30": 2.0, "x2.5 clean": 3.0, "x2.5 jpeg30": 4.0, "x2.5 jpeg75": 5.0}
+    assert judged(scores, None) == [2.0, 4.0, 5.0]
+    assert judged(scores, 2) == [2.0]
+    assert judged(scores, 3) == [4.0, 5.0]
 
 
 def weights_folder(folder: Path) -> Path:
