@@ -15,7 +15,7 @@ from comic_upscale.settings.job import FormatName
 def check_arrived(outcome: PageUpscaled, format: FormatName, sender: str) -> None:
     """Check that an output arrived as it was made, in the format and size of the page.
 
-    Whoever made it took the hash, after the checks of every run. So its pixels are not decoded here.
+    The sender has checked what it wrote, as every run does, so the pixels are not decoded here.
 
     Args:
         outcome: with the output.
