@@ -215,18 +215,25 @@ def _kernels(bench: Bench) -> dict[str, object]:
             lambda: functional.prelu(values + bias, w), 4 * channels
         )
         found[f"copy {channels}"] = measure(lambda: near.copy_(values), 2 * channels)
-        found[f"add {channels}"] = measure(
-            lambda: kernels.add_residual(values, w, near, scale=0.2), 3 * channels
-        )
         found[f"enlarge {channels}"] = measure(lambda: kernels.enlarge(values, w, 2, slope=w), 5 * channels)
         found[f"nearest of torch {channels}"] = measure(
             lambda: functional.interpolate(values, scale_factor=2, mode="nearest"), 5 * channels
         )
-    for old in (64, 96, 128, 160) if bench.on_gpu else (8,):
-        previous, made = bench.draw(n, old), bench.draw(n, 32)
-        w = weights[:32]
-        found[f"grow {old}"] = measure(lambda: kernels.grow(previous, made, w, w), 2 * (old + 32))
-        found[f"cat of torch {old}"] = measure(lambda: torch.cat((previous, made), 1), 2 * (old + 32))
+    sizes = (64, *[32] * 4, 64) if bench.on_gpu else (4, *[2] * 4, 4)
+    # What the input and the results of a dense block add to all the results after them.
+    parts = [kernels.Part(bench.draw(n, sum(sizes[index:])), 0) for index in range(1, 6)]
+    near = bench.draw(n, sizes[0])
+    for index, channels in enumerate(sizes[1:-1], start=1):
+        w = weights[:channels]
+        found[f"join {index} of {channels}"] = measure(
+            lambda: kernels.join(parts[:index], w, slope=w), (index + 1) * channels
+        )
+    w = weights[: sizes[-1]]
+    found[f"join 5 of {sizes[-1]}"] = measure(
+        lambda: kernels.join(parts, w, near=near, far=near, scale=0.2), 8 * sizes[-1]
+    )
+    previous, made = bench.draw(n, 160), bench.draw(n, 32)
+    found["cat of torch 160"] = measure(lambda: torch.cat((previous, made), 1), 2 * 192)
     for factor, depth in ((3, 27), (3, 32), (4, 48), (4, 64)) if bench.on_gpu else ((2, 12),):
         made, base = bench.draw(n, depth), bench.draw(n, 3)
         found[f"shuffle x{factor} of {depth}"] = measure(
@@ -258,6 +265,10 @@ def _convolutions(bench: Bench) -> dict[str, object]:
             found[f"64->{made} at 4x"] = bench.milliseconds(
                 lambda x=x, w=w: functional.conv2d(x, w, padding=1), 5
             )
+        # The nine weights of three outputs as one product. A kernel could add up its planes, each read once.
+        x = bench.draw(1, 64, scale=4).permute(0, 2, 3, 1).reshape(-1, 64)
+        w = torch.randn(32, 64, dtype=bench.half, device=bench.device)
+        found["64->27 at 4x by a product"] = bench.milliseconds(lambda: torch.mm(w, x.T), 5)
     return found
 
 

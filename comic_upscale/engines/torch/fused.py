@@ -1,18 +1,19 @@
 """Compact and RRDB networks with one kernel after every convolution, for CUDA.
 
 The layers are those of spandrel's modules, with the same weights. Convolutions run without their bias; the kernel that
-follows adds it, together with the activation, the residual, the concatenation or the pixel shuffle (`kernels`).
+follows adds it, together with the activation, the residual, the parts of a dense block or the pixel shuffle (`kernels`).
 
 ::
 
     Compact       conv, [bias + PReLU], conv, [bias + PReLU], ... conv, [bias + pixel shuffle + enlarged page]
-    dense block   x -> conv, [x | bias + leaky] -> conv, [x x1 | bias + leaky] -> ... conv, [bias, * 0.2, + x]
+    dense block   conv, [bias + leaky], conv, [join + bias + leaky], ... conv, [join + bias, * 0.2, + x]
 
-A dense block concatenates its input with every result. The kernel writes ``[previous | new]`` into a new tensor. Per
-pixel and block of 64 + 4 * 32 channels it moves 1,152 numbers, half of them reads: 2 * (96 + 128 + 160 + 192).
-`torch.cat` moves as many, and the activations before it 256 more. One buffer of 192 channels whose slices are written
-would need 256 + 64. But a convolution of PyTorch makes its input contiguous first, which copies 2 * (96 + 128 + 160)
-numbers: 1,088 in all, with slower kernels.
+The convolutions of a dense block read its input and every earlier result. The convolution of a concatenation is the sum
+of the convolutions of its parts. So each part goes through one convolution, with the weights that all later
+convolutions have for it, and a kernel joins what the parts add to the next result. Nothing is concatenated, and the
+convolutions have more outputs, for which tensor cores are quicker. On an H200, the five convolutions of a block of 64 +
+4 * 32 channels took 0.49 ms a page so, and 0.62 ms with concatenated inputs. The kernels between them move 896 numbers
+a pixel; concatenating kernels moved 1,344.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.nn import functional
@@ -50,8 +52,7 @@ class _Convolution:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return the convolution, channels-last."""
-        made = functional.conv2d(x, self.weight, padding=1)
-        return made.contiguous(memory_format=torch.channels_last)
+        return _convolve(x, self.weight)
 
     @property
     def activation(self) -> torch.Tensor:
@@ -64,7 +65,8 @@ def fuse(network: torch.nn.Module) -> torch.nn.Module:
     """Return a module that computes the same as a network, with fused kernels.
 
     Args:
-        network: on its device, in its precision, channels-last; the result shares its weights.
+        network: on its device, in its precision, channels-last; the result shares its weights, except those of dense
+            blocks.
 
     Raises:
         NotFusableError: the network is not a compact or an RRDB network of the usual layers.
@@ -79,6 +81,10 @@ def fuse(network: torch.nn.Module) -> torch.nn.Module:
         fused.model = FusedRrdb(network.model)
         return fused
     raise NotFusableError(f"there are no fused kernels for {type(network).__name__}")
+
+
+def _convolve(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return functional.conv2d(x, weight, padding=1).contiguous(memory_format=torch.channels_last)
 
 
 class FusedCompact(torch.nn.Module):
@@ -183,20 +189,51 @@ class FusedRrdb(torch.nn.Module):
             return kernels.shuffle(last(signal), last.bias, self._channels, 1)
 
 
-def _run_block(block: Sequence[Sequence[_Convolution]], x: torch.Tensor) -> torch.Tensor:
-    """Run one RRDB: several dense blocks, and a residual around all of them."""
-    from comic_upscale.engines.torch import kernels
+@dataclass(frozen=True, slots=True, eq=False)
+class _DenseBlock:
+    """The convolutions of a dense block, sorted by what they read instead of by what they make."""
 
+    weights: tuple[torch.Tensor, ...]
+    """For the input of the block and each result but the last: the weights that all convolutions after it have for it,
+    with the outputs of the next one first."""
+    convolutions: tuple[_Convolution, ...]
+    """For biases and slopes."""
+
+    @classmethod
+    def of(cls, convolutions: Sequence[_Convolution]) -> _DenseBlock:
+        """Sort the weights of convolutions that read ``[input, result, result, ...]``."""
+        # Each convolution reads what the one before it read, and its result.
+        ends = [convolution.weight.shape[1] for convolution in convolutions]
+        grows = [len(convolution.bias) for convolution in convolutions[:-1]]
+        if [end - start for start, end in pairwise(ends)] != grows:
+            raise NotFusableError("its dense blocks do not read all that came before")
+        weights = []
+        for index, (start, end) in enumerate(pairwise([0, *ends])):
+            later = torch.cat([convolution.weight[:, start:end] for convolution in convolutions[index:]])
+            weights.append(later.contiguous(memory_format=torch.channels_last))
+        return cls(tuple(weights), tuple(convolutions))
+
+    def __call__(self, x: torch.Tensor, far: torch.Tensor | None) -> torch.Tensor:
+        """Return ``block(x) * 0.2 + x``, and with ``far`` that ``* 0.2 + far``."""
+        from comic_upscale.engines.torch import kernels
+
+        parts: list[kernels.Part] = []
+        signal = x
+        for weight, convolution in zip(self.weights, self.convolutions, strict=True):
+            parts.append(kernels.Part(_convolve(signal, weight), 0))
+            if len(parts) < len(self.weights):
+                signal = kernels.join(parts, convolution.bias, slope=convolution.activation)
+                # What follows is for the next convolution.
+                parts = [kernels.Part(part.tensor, part.start + len(convolution.bias)) for part in parts]
+        return kernels.join(parts, self.convolutions[-1].bias, near=x, far=far, scale=_DENSE_SCALE)
+
+
+def _run_block(block: Sequence[_DenseBlock], x: torch.Tensor) -> torch.Tensor:
+    """Run one RRDB: several dense blocks, and a residual around all of them."""
     signal = x
-    for index, dense in enumerate(block):
-        grown = signal
-        for convolution in dense[:-1]:
-            grown = kernels.grow(grown, convolution(grown), convolution.bias, convolution.activation)
-        made = dense[-1](grown)
-        far = x if index == len(block) - 1 else None
-        kernels.add_residual(made, dense[-1].bias, signal, far, scale=_DENSE_SCALE)
-        signal = made
-    return signal
+    for dense in block[:-1]:
+        signal = dense(signal, None)
+    return block[-1](signal, x)
 
 
 def _on_device(x: torch.Tensor) -> AbstractContextManager[object]:
@@ -216,16 +253,17 @@ def _read_convolutions(layers: Sequence[torch.nn.Module]) -> Iterator[_Convoluti
             raise NotFusableError(f"it has an unexpected {type(layer).__name__}")
 
 
-def _read_block(block: torch.nn.Module) -> list[list[_Convolution]]:
-    """Return the convolutions of each dense block of an RRDB."""
-    dense: list[list[_Convolution]] = []
+def _read_block(block: torch.nn.Module) -> list[_DenseBlock]:
+    """Return the dense blocks of an RRDB."""
+    dense: list[_DenseBlock] = []
     for name in ("RDB1", "RDB2", "RDB3"):
         part = getattr(block, name, None)
         if part is None or getattr(part, "conv1x1", None) is not None:
             raise NotFusableError("its blocks are not the usual dense blocks")
-        dense.append([_read_one(list(getattr(part, f"conv{number}"))) for number in range(1, 6)])
-        if dense[-1][-1].slope is not None or any(each.slope is None for each in dense[-1][:-1]):
+        convolutions = [_read_one(list(getattr(part, f"conv{number}"))) for number in range(1, 6)]
+        if convolutions[-1].slope is not None or any(each.slope is None for each in convolutions[:-1]):
             raise NotFusableError("the activations of its dense blocks are not the usual ones")
+        dense.append(_DenseBlock.of(convolutions))
     return dense
 
 

@@ -13,7 +13,9 @@ Importing this module imports Triton. Only `proof` decides whether it is importe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd
+from typing import NamedTuple
 
 import torch
 import triton
@@ -23,6 +25,7 @@ _BLOCK = 2048
 """Elements of one program: with 128 threads, 16 per thread, in two vectors of 8 for 16-bit numbers."""
 _COLUMNS = 512
 """Native columns of one program of the pixel shuffle."""
+_MOST_PARTS = 5
 
 
 @triton.jit
@@ -40,15 +43,39 @@ def _activate(values, bias, slope, total, channels: tl.constexpr, common: tl.con
 
 
 @triton.jit
-def _grow(
-    previous,
-    made,
+def _read_part(part, first, pixel, channel, inside, width: tl.constexpr, start: tl.constexpr):
+    return tl.load(part + first * width + (pixel * width + (start + channel)), mask=inside, other=0.0).to(
+        tl.float32
+    )
+
+
+@triton.jit
+def _join(
+    part_0,
+    part_1,
+    part_2,
+    part_3,
+    part_4,
     bias,
     slope,
+    near,
+    far,
     out,
+    scale,
     total,
-    old: tl.constexpr,
-    new: tl.constexpr,
+    parts: tl.constexpr,
+    width_0: tl.constexpr,
+    width_1: tl.constexpr,
+    width_2: tl.constexpr,
+    width_3: tl.constexpr,
+    width_4: tl.constexpr,
+    start_0: tl.constexpr,
+    start_1: tl.constexpr,
+    start_2: tl.constexpr,
+    start_3: tl.constexpr,
+    start_4: tl.constexpr,
+    channels: tl.constexpr,
+    residuals: tl.constexpr,
     common: tl.constexpr,
     block: tl.constexpr,
 ):
@@ -56,47 +83,28 @@ def _grow(
     steps = tl.arange(0, block)
     inside = start + steps < total
     # The first pixel of the block is 64-bit. The pixels after it are counted from there, in 32 bits.
-    first = start // (old + new)
-    place = tl.multiple_of((start % (old + new)).to(tl.int32), common) + steps
-    pixel = place // (old + new)
-    channel = place % (old + new)
-    is_old = channel < old
-    is_new = channel >= old
-    kept = tl.load(previous + first * old + (pixel * old + channel), mask=inside & is_old, other=0.0)
-    channel -= old
-    value = tl.load(made + first * new + (pixel * new + channel), mask=inside & is_new, other=0.0).to(
-        tl.float32
-    )
-    value += tl.load(bias + channel, mask=is_new, other=0.0).to(tl.float32)
-    value = tl.where(
-        value > 0, value, value * tl.load(slope + channel, mask=is_new, other=0.0).to(tl.float32)
-    )
-    tl.store(out + start + steps, tl.where(is_old, kept, value.to(out.dtype.element_ty)), mask=inside)
-
-
-@triton.jit
-def _add(
-    values,
-    bias,
-    near,
-    far,
-    scale,
-    total,
-    channels: tl.constexpr,
-    twice: tl.constexpr,
-    common: tl.constexpr,
-    block: tl.constexpr,
-):
-    start = tl.program_id(0).to(tl.int64) * block
-    steps = tl.arange(0, block)
-    inside = start + steps < total
-    channel = (tl.multiple_of((start % channels).to(tl.int32), common) + steps) % channels
-    value = tl.load(values + start + steps, mask=inside, other=0.0).to(tl.float32)
+    first = start // channels
+    # The compiler does not find this divisor by itself, and without it reads numbers one by one.
+    place = tl.multiple_of((start % channels).to(tl.int32), common) + steps
+    pixel = place // channels
+    channel = place % channels
+    value = _read_part(part_0, first, pixel, channel, inside, width_0, start_0)
+    if parts > 1:
+        value += _read_part(part_1, first, pixel, channel, inside, width_1, start_1)
+    if parts > 2:
+        value += _read_part(part_2, first, pixel, channel, inside, width_2, start_2)
+    if parts > 3:
+        value += _read_part(part_3, first, pixel, channel, inside, width_3, start_3)
+    if parts > 4:
+        value += _read_part(part_4, first, pixel, channel, inside, width_4, start_4)
     value += tl.load(bias + channel).to(tl.float32)
-    value = value * scale + tl.load(near + start + steps, mask=inside, other=0.0).to(tl.float32)
-    if twice:
+    if residuals == 0:
+        value = tl.where(value > 0, value, value * tl.load(slope + channel).to(tl.float32))
+    if residuals > 0:
+        value = value * scale + tl.load(near + start + steps, mask=inside, other=0.0).to(tl.float32)
+    if residuals > 1:
         value = value * scale + tl.load(far + start + steps, mask=inside, other=0.0).to(tl.float32)
-    tl.store(values + start + steps, value.to(values.dtype.element_ty), mask=inside)
+    tl.store(out + start + steps, value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -194,57 +202,64 @@ def activate(values: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> N
     )
 
 
-def grow(previous: torch.Tensor, made: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """Return ``cat((previous, prelu(made + bias)), 1)``, channels-last.
+class Part(NamedTuple):
+    """What a layer adds to the results of a convolution: a run of the channels of a tensor."""
 
-    Args:
-        previous: N x P x H x W, channels-last.
-        made: N x C x H x W, channels-last.
-        bias: C.
-        slope: C, as in `activate`.
-    """
-    _check(previous, made)
-    n, old, height, width = previous.shape
-    new = made.shape[1]
-    out = _empty(previous, (n, old + new, height, width))
-    total = out.numel()
-    _grow[(triton.cdiv(total, _BLOCK),)](
-        previous, made, bias, slope, out, total, old=old, new=new, common=gcd(old + new, _BLOCK), block=_BLOCK
-    )
-    return out
+    tensor: torch.Tensor
+    """N x P x H x W, channels-last."""
+    start: int
+    """The first channel of the run."""
 
 
-def add_residual(
-    values: torch.Tensor,
+def join(
+    parts: Sequence[Part],
     bias: torch.Tensor,
-    near: torch.Tensor,
-    far: torch.Tensor | None = None,
     *,
+    slope: torch.Tensor | None = None,
+    near: torch.Tensor | None = None,
+    far: torch.Tensor | None = None,
     scale: float = 1.0,
-) -> None:
-    """Compute ``(values + bias) * scale + near`` in place, and from that ``... * scale + far`` if ``far`` is given.
+) -> torch.Tensor:
+    """Add up parts and a bias, and return ``prelu(sum)``, or ``sum * scale + near``, channels-last.
+
+    With ``far``, the result is ``(sum * scale + near) * scale + far``.
 
     Args:
-        values: N x C x H x W, channels-last.
-        bias: C.
-        near: as ``values``.
-        far: as ``values``.
-        scale: the factor of the residual.
+        parts: one to five.
+        bias: C; each part has as many channels from its start on.
+        slope: C, as in `activate`; None to add ``near``.
+        near: N x C x H x W, channels-last; None to use ``slope``.
+        far: as ``near``; None for no second residual.
+        scale: the factor of the residuals.
     """
-    _check(values, near, *(() if far is None else (far,)))
-    total = values.numel()
-    _add[(triton.cdiv(total, _BLOCK),)](
-        values,
+    residuals = [each for each in (near, far) if each is not None]
+    _check(*(part.tensor for part in parts), *residuals)
+    channels = len(bias)
+    if any(part.start + channels > part.tensor.shape[1] for part in parts):
+        raise ValueError("a part has fewer channels than the bias")
+    n, _, height, width = parts[0].tensor.shape
+    out = _empty(parts[0].tensor, (n, channels, height, width))
+    total = out.numel()
+    # The kernel does not read what there is not. It needs some tensor in each place.
+    all_parts = [*parts, *[parts[0]] * (_MOST_PARTS - len(parts))]
+    _join[(triton.cdiv(total, _BLOCK),)](
+        *(part.tensor for part in all_parts),
         bias,
-        near,
-        near if far is None else far,
+        bias if slope is None else slope,
+        out if near is None else near,
+        out if far is None else far,
+        out,
         scale,
         total,
-        channels=values.shape[1],
-        twice=far is not None,
-        common=gcd(values.shape[1], _BLOCK),
+        len(parts),
+        *(part.tensor.shape[1] for part in all_parts),
+        *(part.start for part in all_parts),
+        channels=channels,
+        residuals=len(residuals),
+        common=gcd(channels, _BLOCK),
         block=_BLOCK,
     )
+    return out
 
 
 def enlarge(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -60,30 +61,45 @@ def test_numbers_that_are_not_finite_stay_so() -> None:
     assert found[1:] == [math.inf, -math.inf, math.inf]
 
 
+def _draw_parts(count: int, channels: int, dtype: torch.dtype) -> tuple[list[kernels.Part], torch.Tensor]:
+    """Return parts at different places of tensors of different widths, and their sum."""
+    parts = [
+        kernels.Part(_draw(2, channels * 2 + 3 * index, 5, 7, dtype=dtype, seed=index), channels - index)
+        for index in range(count)
+    ]
+    return parts, sum(
+        (each.tensor[:, each.start : each.start + channels].double() for each in parts),
+        torch.zeros((), dtype=torch.float64),
+    )
+
+
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize(("old", "new"), [(64, 32), (96, 32), (5, 3)])
-def test_growth_is_the_concatenation(old: int, new: int, dtype: torch.dtype) -> None:
-    previous, made = _draw(2, old, 5, 7, dtype=dtype), _draw(2, new, 5, 7, dtype=dtype, seed=4)
-    bias, slope = _draw(new, dtype=dtype, seed=2), torch.full((new,), 0.2, dtype=dtype)
-    expected = functional.prelu(made.float() + bias.float()[:, None, None], slope.float()).to(dtype)
-    found = kernels.grow(previous, made, bias, slope)
-    assert found.is_contiguous(memory_format=LAST)
-    torch.testing.assert_close(found, torch.cat((previous, expected), 1), rtol=0, atol=0)
+@pytest.mark.parametrize(("count", "channels"), [(1, 32), (2, 32), (3, 24), (4, 32), (5, 64)])
+def test_joined_parts_and_prelu(count: int, channels: int, dtype: torch.dtype) -> None:
+    parts, summed = _draw_parts(count, channels, dtype)
+    bias, slope = _draw(channels, dtype=dtype, seed=12), _draw(channels, dtype=dtype, seed=13)
+    summed = summed + bias.double()[:, None, None]
+    expected = torch.where(summed > 0, summed, summed * slope.double()[:, None, None])
+    found = kernels.join(parts, bias, slope=slope)
+    assert found.is_contiguous(memory_format=LAST) and found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-3
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("has_far", [False, True])
-def test_residuals(has_far: bool, dtype: torch.dtype) -> None:
-    shape = (2, 32, 7, 5)
-    values, near = _draw(*shape, dtype=dtype), _draw(*shape, dtype=dtype, seed=2)
-    far = _draw(*shape, dtype=dtype, seed=3) if has_far else None
-    bias = _draw(32, dtype=dtype, seed=4)
-    expected = (values.double() + bias.double()[:, None, None]) * 0.2 + near.double()
+@pytest.mark.parametrize("count", [1, 5])
+def test_joined_parts_and_residuals(count: int, has_far: bool, dtype: torch.dtype) -> None:
+    parts, summed = _draw_parts(count, 32, dtype)
+    near = _draw(2, 32, 5, 7, dtype=dtype, seed=14)
+    far = _draw(2, 32, 5, 7, dtype=dtype, seed=15) if has_far else None
+    bias = _draw(32, dtype=dtype, seed=16)
+    expected = (summed + bias.double()[:, None, None]) * 0.2 + near.double()
     if far is not None:
         expected = expected * 0.2 + far.double()
-    kernels.add_residual(values, bias, near, far, scale=0.2)
-    tolerance = 1e-6 if dtype == torch.float32 else 2e-3
-    torch.testing.assert_close(values.double(), expected, rtol=tolerance, atol=tolerance)
+    found = kernels.join(parts, bias, near=near, far=far, scale=0.2)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-3
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(("factor", "dtype"), pairs([1, 2, 3], HALVES))
@@ -122,10 +138,13 @@ def test_what_the_kernels_would_read_wrongly_is_refused() -> None:
     weights = torch.zeros(8)
     with pytest.raises(ValueError, match="not channels-last"):
         kernels.activate(torch.zeros(1, 8, 4, 4), weights, weights)
+    part = kernels.Part(_draw(1, 8, 4, 4), 0)
     with pytest.raises(ValueError, match="beside"):
-        kernels.add_residual(_draw(1, 8, 4, 4), weights, _draw(1, 8, 4, 4, dtype=torch.float16))
+        kernels.join([part], weights, near=_draw(1, 8, 4, 4, dtype=torch.float16))
     with pytest.raises(ValueError, match="beside"):
-        kernels.grow(_draw(1, 8, 4, 4), _draw(2, 8, 4, 4), weights, weights)
+        kernels.join([part, kernels.Part(_draw(2, 8, 4, 4), 0)], weights, slope=weights)
+    with pytest.raises(ValueError, match="channels"):
+        kernels.join([part, kernels.Part(_draw(1, 12, 4, 4), 5)], weights, slope=weights)
 
 
 def _fill(module: torch.nn.Module) -> torch.nn.Module:
@@ -271,4 +290,29 @@ def test_a_wrong_kernel_is_refused(network: Network, wrong: str, monkeypatch: py
         monkeypatch.setattr(kernels, "shuffle", wrong_shuffle)
     module, found = try_way(network, network.module, CPU, torch.float32, build=build_fused, timer=_in_turn())
     assert module is network.module
+    assert "levels" in found.reason
+
+
+@pytest.mark.parametrize("wrong", ["last part", "start"])
+@pytest.mark.usefixtures("small_window")
+def test_a_dense_block_with_a_wrong_kernel_is_refused(
+    make_network: Callable[..., Network], wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _fill(ESRGAN(num_filters=32, num_blocks=1, scale=2, plus=False)).to(memory_format=LAST)
+    network = replace(make_network(module), native_scale=2)
+    right, found = try_way(network, module, CPU, torch.float32, build=build_fused, timer=_in_turn())
+    assert found.is_fused, found.reason
+    assert right is not module
+    join = kernels.join
+
+    def wrong_join(parts: Sequence[kernels.Part], bias: torch.Tensor, **how: Any) -> torch.Tensor:
+        if wrong == "last part" and len(parts) == 5:
+            parts = parts[:-1]
+        if wrong == "start":
+            parts = [kernels.Part(part.tensor, 0) for part in parts]
+        return join(parts, bias, **how)
+
+    monkeypatch.setattr(kernels, "join", wrong_join)
+    chosen, found = try_way(network, module, CPU, torch.float32, build=build_fused, timer=_in_turn())
+    assert chosen is module
     assert "levels" in found.reason

@@ -36,13 +36,16 @@ import triton
 
 SHAPES = {
     "activate": dict(channels=32, common=32, block=2048),
-    "grow": dict(old=64, new=32, common=32, block=2048),
-    "add": dict(channels=64, twice=True, common=64, block=2048),
+    "join": dict(
+        parts=5, channels=64, residuals=2, common=64, block=2048,
+        **{f"width_{i}": width for i, width in enumerate((192, 160, 128, 96, 64))},
+        **{f"start_{i}": start for i, start in enumerate((128, 96, 64, 32, 0))},
+    ),
     "enlarge": dict(channels=64, factor=2, adds=False, block=2048),
     "shuffle": dict(depth=32, channels=3, factor=3, adds=True, block=512),
 }
 WHOLE = {"total": "i64", "rows": "i32", "columns": "i32", "scale": "fp32"}
-for capability, number, chosen in ((75, "fp16", ["activate", "grow"]), (80, "bf16", ["add"]), (90, "fp16", SHAPES)):
+for capability, number, chosen in ((75, "fp16", ["activate", "join"]), (80, "bf16", ["join"]), (90, "fp16", SHAPES)):
     for name in chosen:
         constants = SHAPES[name]
         kernel = getattr(kernels, "_" + name)
@@ -84,7 +87,7 @@ def test_the_kernels_compile_for_gpus_and_read_whole_vectors(tmp_path: Path) -> 
     found = _run(["-c", _COMPILE], tmp_path, TRITON_INTERPRET="0")
     assert found.returncode == 0, found.stderr[-4000:]
     lines = [line.split() for line in found.stdout.splitlines()]
-    assert len(lines) == 8
+    assert len(lines) == 7
     for name, capability, loads, vectors in lines:
         assert int(loads) > 0
         # The shuffle gathers single numbers: neighbours in the result are apart in the channels.
