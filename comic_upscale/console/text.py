@@ -393,6 +393,7 @@ def status_lines(report: JobStatus) -> list[str]:
         lines.append(spent_line(report.spent, report.price, report.to_come))
     if report.alive:
         lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
+    strength = "" if report.denoise is None else f", denoise {report.denoise:g}"
     device = f" on {report.device}, {report.precision}" if report.device else ""
     lines.append(f"input:  {report.input}")
     if report.selection:
@@ -401,7 +402,7 @@ def status_lines(report: JobStatus) -> list[str]:
         lines.append(f"profile: {_short(report.profile)}")
     lines += [
         f"output: {report.output}",
-        f"model:  {model_name(report.model, chosen=report.model_auto)}{device}",
+        f"model:  {model_name(report.model, chosen=report.model_auto)}{strength}{device}",
         f"ledger: {report.ledger}",
     ]
     if report.state == "stopped":

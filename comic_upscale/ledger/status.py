@@ -107,6 +107,8 @@ class JobStatus:
     """When the job was paused, ISO 8601 UTC; None if it is not. A pause may outlast the run, for a watch."""
     profile: str = ""
     """The profile of the job: a name or the path of a file; empty for none."""
+    denoise: float | None = None
+    """The strength of the job, 0 to 1; None if it has none."""
     within: tuple[PageProgress, ...] = ()
     """What the run has done of the pages in progress, seconds ago, if their engine tells."""
 
@@ -179,6 +181,7 @@ def read_status(ledger: Path) -> JobStatus:
         selection=_selection(job),
         paused_since=paused,
         profile=_profile(job),
+        denoise=_denoise(job),
         within=_within(last.get("within")) if alive else (),
     )
 
@@ -221,6 +224,13 @@ def _profile(job: dict[str, Any]) -> str:
         profile = json.loads(job["settings"])["profile"]
         return profile if isinstance(profile, str) else ""
     return ""
+
+
+def _denoise(job: dict[str, Any]) -> float | None:
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        denoise = json.loads(job["settings"])["denoise"]
+        return float(denoise) if 0 <= denoise <= 1 else None
+    return None
 
 
 def _selection(job: dict[str, Any]) -> str:

@@ -221,6 +221,7 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         ("sources", megabytes(report.source_bytes)),
         ("outputs", _outputs(report)),
         ("model", model_name(status.model, chosen=status.model_auto)),
+        *([] if status.denoise is None else [("denoise", f"{status.denoise:g}")]),
         ("size", _size(report.settings)),
         ("device", "; ".join(devices) or "not needed"),
         ("machine", ", ".join(hosts) or "-"),

@@ -73,6 +73,8 @@ def test_without_a_model_the_header_and_status_say_which_was_chosen(pages: Path)
     assert "nothing left to do" in out
     out = invoke("run", "--input", pages, "--device", "cpu", "--denoise", "0.5")[1]
     assert "model: comic-fast-x3 (auto), x3 network, denoise 0.5, scale 2.5" in out
+    assert "model:  comic-fast-x3 (auto), denoise 0.5 on cpu" in invoke("status")[1]
+    assert json.loads(invoke("status", "--json")[1])["denoise"] == 0.5
 
 
 def test_a_dry_run_says_what_auto_is_as_far_as_it_knows(pages: Path) -> None:
