@@ -1,14 +1,13 @@
-"""What a page costs in each format: bytes of an output pixel, seconds of a worker for a megapixel.
+"""What a page weighs in each format: bytes of an output pixel.
 
-Usage: python -m benchmarks.formats [--rounds 3] [--json FILE]
+Usage: python -m benchmarks.formats [--json FILE]
 
 The descriptors of the formats contain the result. An estimate assumes it if nothing was measured. The first formats
-were measured on other pages and another processor, so the figures of all others are scaled to these. Bytes of
-lossless formats are scaled by the ratio of PNG's bytes there and here, those of lossy formats by JPEG's, and seconds
-by the ratio of the first formats together.
+were measured on other pages, so the figures of all others are scaled to these: those of lossless formats by the ratio
+of PNG's bytes there and here, those of lossy formats by JPEG's. The seconds of a format are measured by
+``host_work.py``.
 
-Seconds are measured as in ``host_work.py``. Bytes are those of six whole pages, each of another series, at 2.5x by
-``comic-compact-x3``, in gray and in colour.
+Bytes are those of six whole pages, each of another series, at 2.5x by ``comic-compact-x3``, in gray and in colour.
 """
 
 from __future__ import annotations
@@ -17,16 +16,14 @@ import argparse
 import json
 import os
 import statistics
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.host_work import encodings, measure
+from benchmarks.host_work import encodings
 from benchmarks.machine import facts, write_report
-from benchmarks.whole_run import REPOSITORY, SCALE, cut_pages
+from benchmarks.whole_run import REPOSITORY, SCALE
 from comic_upscale.engines.upscaler import Upscaler
 from comic_upscale.imaging.codecs import FORMATS, find_assumed
 from comic_upscale.imaging.encode import encode
@@ -49,18 +46,13 @@ MODES = {"gray": "L", "colour": "RGB"}
 def main() -> None:
     """Measure, print, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()
     bytes_per_pixel = {kind: weigh(mode) for kind, mode in MODES.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        files = [path.read_bytes() for path in cut_pages(Path(folder) / "pages", 12)]
-    seconds = measure(files, options.rounds)["encode"]
     report = {
         **facts(1),
-        "rounds": options.rounds,
-        "measured": {"bytes_a_pixel": bytes_per_pixel, "seconds_a_megapixel": seconds},
-        "assumed": assume(bytes_per_pixel, seconds),
+        "measured": {"bytes_a_pixel": bytes_per_pixel},
+        "assumed": assume(bytes_per_pixel),
     }
     print(json.dumps(report["assumed"], indent=2))
     write_report(report, options.json)
@@ -87,15 +79,10 @@ def weigh(mode: str) -> dict[str, float]:
     }
 
 
-def assume(
-    bytes_per_pixel: dict[str, dict[str, float]], seconds: dict[str, dict[str, float]]
-) -> dict[str, dict[str, Any]]:
-    """Scale the figures of all other encodings to the pages and the processor of the first ones."""
+def assume(bytes_per_pixel: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Scale the figures of all other encodings to the pages of the first ones."""
     known = {name: assumed for name in FIRST if (assumed := find_assumed(name)) is not None}
-    pace = sum(assumed.seconds.likely for assumed in known.values()) / sum(
-        seconds[name]["seconds_a_megapixel"] for name in FIRST
-    )
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, float]] = {}
     for name, (format, quality) in encodings().items():
         if name in FIRST:
             continue
@@ -106,8 +93,6 @@ def assume(
             )
             for kind, weights in bytes_per_pixel.items()
         }
-        ends = (seconds[name][end] for end in ("least", "seconds_a_megapixel", "most"))
-        found[name]["seconds"] = [round(end * pace, 3) for end in ends]
     return found
 
 

@@ -181,13 +181,13 @@ def test_the_quotes_are_of_a_size_that_can_be() -> None:
         seconds = computed_rate(card, network(model), encode_seconds=ENCODE, workers=workers).seconds(
             work(10_000)
         )
-        writing = 10_000 * 2.4576 * 0.033 / workers
+        writing = 10_000 * 2.4576 * ENCODE.likely / workers
         assert writing <= seconds.likely < 36 * 3600, (card, model)
-    # Eight workers write 10,000 pages of 2.46 megapixels in two minutes and a half, on an assumed processor.
+    # Eight workers write 10,000 pages of 2.46 megapixels in some minutes, on an assumed processor.
     other = reference()["host"]["other_processor"]["likely"]
     assert computed_rate("H100", network("comic-compact-x3"), encode_seconds=ENCODE, workers=8).seconds(
         work(10_000)
-    ).likely == pytest.approx(10_000 * 2.4576 * 0.033 * other / 8, rel=0.01)
+    ).likely == pytest.approx(10_000 * 2.4576 * ENCODE.likely * other / 8, rel=0.01)
 
 
 def test_half_the_workers_of_a_quick_network_take_twice_the_time() -> None:

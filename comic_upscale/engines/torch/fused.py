@@ -1,7 +1,7 @@
 """Compact and RRDB networks with one kernel after every convolution, for CUDA.
 
-The layers are those of spandrel's modules, with the same weights. Convolutions run without their bias; the kernel that
-follows adds it, together with the activation, the residual, the parts of a dense block or the pixel shuffle (`kernels`).
+The layers are those of spandrel's modules, with the same weights. Convolutions run without their bias. The kernel that
+follows adds it, together with the activation, residual, pixel shuffle or the parts of a dense block (`kernels`).
 
 ::
 

@@ -18,14 +18,14 @@ Lossless: TypeAlias = Literal["always", "never", "without-quality"]
 LOSSY = "-lossy"
 """The end of the name of a lossy encoding, in a format that has a lossless one too."""
 
-FIRST_MEASURED = (
-    "bytes: six real pages at 2.5x; seconds: benchmarks/results/host_work-cpu.json, 12 real pages, one thread of an "
-    "AMD EPYC at 2.6 GHz, 2026-11-21"
+_SECONDS = (
+    "seconds: benchmarks/results/host_work-cpu.json, 12 real pages, one thread of an Intel Xeon with AMX, 2026-11-29"
 )
+FIRST_MEASURED = f"bytes: six real pages at 2.5x; {_SECONDS}"
 """The source of the figures of PNG, WebP and JPEG. Single pages had from two thirds to four thirds of these bytes."""
 LATER_MEASURED = (
-    "benchmarks/results/formats-cpu.json, six and 12 real pages, one thread of an Intel Xeon at 2.5 GHz, 2026-11-26; "
-    "scaled to the pages and the processor of PNG's figures"
+    "bytes: benchmarks/results/formats-cpu.json, six real pages, 2026-11-26, scaled to the pages of PNG's figures; "
+    f"{_SECONDS}"
 )
 """The source of the figures of AVIF, JPEG XL and TIFF."""
 

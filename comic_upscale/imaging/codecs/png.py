@@ -337,6 +337,6 @@ FORMAT = OutputFormat(
     read_back_every=16,
     is_whole=_is_whole,
     assumed_lossless=Assumed(
-        gray_bytes=0.52, color_bytes=1.22, seconds=Range(0.0227, 0.033, 0.0498), source=FIRST_MEASURED
+        gray_bytes=0.52, color_bytes=1.22, seconds=Range(0.0163, 0.0195, 0.0222), source=FIRST_MEASURED
     ),
 )

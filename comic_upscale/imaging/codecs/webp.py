@@ -55,9 +55,9 @@ FORMAT = OutputFormat(
     is_whole=_is_whole,
     has_lossless_samples=_has_lossless_samples,
     assumed_lossless=Assumed(
-        gray_bytes=0.67, color_bytes=0.9, seconds=Range(0.0717, 0.0874, 0.1074), source=FIRST_MEASURED
+        gray_bytes=0.67, color_bytes=0.9, seconds=Range(0.0697, 0.077, 0.088), source=FIRST_MEASURED
     ),
     assumed_lossy=Assumed(
-        gray_bytes=0.2, color_bytes=0.15, seconds=Range(0.0576, 0.0706, 0.086), source=FIRST_MEASURED
+        gray_bytes=0.2, color_bytes=0.15, seconds=Range(0.0521, 0.0724, 0.0917), source=FIRST_MEASURED
     ),
 )
