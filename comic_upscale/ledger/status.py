@@ -229,7 +229,8 @@ def _profile(job: dict[str, Any]) -> str:
 def _denoise(job: dict[str, Any]) -> float | None:
     with contextlib.suppress(KeyError, ValueError, TypeError):
         denoise = json.loads(job["settings"])["denoise"]
-        return float(denoise) if 0 <= denoise <= 1 else None
+        # Python's booleans are numbers.
+        return float(denoise) if not isinstance(denoise, bool) and 0 <= denoise <= 1 else None
     return None
 
 

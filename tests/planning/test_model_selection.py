@@ -104,6 +104,24 @@ def test_a_cpu_gets_the_model_of_the_package(make_auto: Callable[..., JobSetting
     assert (status.model, status.model_auto) == (OWN, True)
 
 
+@pytest.mark.parametrize(
+    ("settings_text", "shown"),
+    [
+        ('{"denoise": 0.25}', 0.25), ('{"denoise": 1}', 1), ('{"denoise": null}', None), ("{}", None),
+        ('{"denoise": true}', None), ('{"denoise": NaN}', None), ('{"denoise": 1e999}', None),
+        ('{"denoise": "0.5"}', None), ('{"denoise": 3}', None),
+    ],
+)  # fmt: skip
+def test_status_shows_the_strength_that_a_damaged_ledger_may_not_have(
+    make_auto: Callable[..., JobSettings], settings_text: str, shown: float | None
+) -> None:
+    settings = make_auto()
+    Ran(settings)
+    with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
+        connection.execute("update jobs set settings = ?", [settings_text])
+    assert read_status(settings.ledger_path).denoise == shown
+
+
 def test_a_named_model_is_not_said_to_be_chosen(make_auto: Callable[..., JobSettings]) -> None:
     settings = make_auto(model=OWN)
     assert Ran(settings).started.model_auto is False

@@ -26,6 +26,7 @@ from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.execution.base import Activity, PageTask
 from comic_upscale.execution.events import Event, JobStarted
+from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor, _Round
 from comic_upscale.execution.worker_protocol import (
@@ -208,9 +209,11 @@ class DiesAt(NearestEngine):
 
 
 def test_a_run_whose_worker_ends_says_so_and_goes_on_with_the_next_command(
-    folder: Path, make_job: MakeJob, tmp_path: Path
+    folder: Path, make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     total = 40
+    # So small that not all pages are in flight by the time the worker ends, however long the engine waits.
+    monkeypatch.setattr(Devices, "pixel_budget", lambda *_: 10 * 100 * 125)
     for number in range(total):
         draw(tmp_path / "in" / f"{number:02}.png", number, size=(40, 50))
     job = make_job(input=tmp_path / "in", workers=1)

@@ -232,11 +232,15 @@ def join(
         far: as ``near``; None for no second residual.
         scale: the factor of the residuals.
     """
+    if (slope is None) == (near is None) or (near is None and far is not None):
+        raise ValueError("there must be either a slope, or one or two residuals")
     residuals = [each for each in (near, far) if each is not None]
     _check(*(part.tensor for part in parts), *residuals)
     channels = len(bias)
     if any(part.start + channels > part.tensor.shape[1] for part in parts):
         raise ValueError("a part has fewer channels than the bias")
+    if any(each.shape[1] != channels for each in residuals):
+        raise ValueError("a residual has other channels than the bias")
     n, _, height, width = parts[0].tensor.shape
     out = _empty(parts[0].tensor, (n, channels, height, width))
     total = out.numel()

@@ -19,7 +19,8 @@ LOSSY = "-lossy"
 """The end of the name of a lossy encoding, in a format that has a lossless one too."""
 
 _SECONDS = (
-    "seconds: benchmarks/results/host_work-cpu.json, 12 real pages, one thread of an Intel Xeon with AMX, 2026-11-29"
+    "seconds: benchmarks/results/host_work-cpu.json, 12 real pages, one thread of an Intel Xeon with AMX, "
+    "2026-11-29"
 )
 FIRST_MEASURED = f"bytes: six real pages at 2.5x; {_SECONDS}"
 """The source of the figures of PNG, WebP and JPEG. Single pages had from two thirds to four thirds of these bytes."""

@@ -143,8 +143,14 @@ def test_what_the_kernels_would_read_wrongly_is_refused() -> None:
         kernels.join([part], weights, near=_draw(1, 8, 4, 4, dtype=torch.float16))
     with pytest.raises(ValueError, match="beside"):
         kernels.join([part, kernels.Part(_draw(2, 8, 4, 4), 0)], weights, slope=weights)
-    with pytest.raises(ValueError, match="channels"):
+    with pytest.raises(ValueError, match="fewer channels"):
         kernels.join([part, kernels.Part(_draw(1, 12, 4, 4), 5)], weights, slope=weights)
+    with pytest.raises(ValueError, match="other channels"):
+        kernels.join([part], weights, near=_draw(1, 4, 4, 4))
+    near = _draw(1, 8, 4, 4)
+    for wrong in ({}, {"far": near}, {"slope": weights, "near": near}, {"slope": weights, "far": near}):
+        with pytest.raises(ValueError, match="either"):
+            kernels.join([part], weights, **wrong)
 
 
 def _fill(module: torch.nn.Module) -> torch.nn.Module:

@@ -58,13 +58,13 @@ def cloud(
 
 
 def watchdogs(box: Box) -> list[psutil.Process]:
-    """The watchdogs that run on this machine of the test."""
-    found = []
+    """The watchdogs that run on this machine of the test, without the shells that they start for a moment."""
+    found = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if f"{box.base}/idle_watchdog.sh" in process.cmdline():
-                found.append(process)
-    return found
+                found[process.pid] = (process, process.ppid())
+    return [process for process, parent in found.values() if parent not in found]
 
 
 @pytest.fixture
