@@ -221,7 +221,7 @@ def _kernels(bench: Bench) -> dict[str, object]:
         )
     sizes = (64, *[32] * 4, 64) if bench.on_gpu else (4, *[2] * 4, 4)
     # What the input and the results of a dense block add to all the results after them.
-    parts = [kernels.Part(bench.draw(n, sum(sizes[index:])), 0) for index in range(1, 6)]
+    parts = [bench.draw(n, sum(sizes[index:])) for index in range(1, 6)]
     near = bench.draw(n, sizes[0])
     for index, channels in enumerate(sizes[1:-1], start=1):
         w = weights[:channels]

@@ -221,12 +221,10 @@ class _DenseBlock:
         """Return ``block(x) * 0.2 + x``, and with ``far`` that ``* 0.2 + far``."""
         from comic_upscale.engines.torch import kernels
 
-        parts = [kernels.Part(_convolve(x, self.weights[0]), 0)]
+        parts = [_convolve(x, self.weights[0])]
         for weight, bias, slope in zip(self.weights[1:], self.biases[:-1], self.slopes, strict=True):
-            made = _convolve(kernels.join(parts, bias, slope=slope), weight)
-            # What follows in each part is for the next convolution.
-            parts = [kernels.Part(part.tensor, part.start + len(bias)) for part in parts]
-            parts.append(kernels.Part(made, 0))
+            # A part begins with what belongs to the next result, and ends with what belongs to the last one.
+            parts.append(_convolve(kernels.join(parts, bias, slope=slope), weight))
         return kernels.join(parts, self.biases[-1], near=x, far=far, scale=_DENSE_SCALE)
 
 

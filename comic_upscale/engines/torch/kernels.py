@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import gcd
-from typing import NamedTuple
 
 import torch
 import triton
@@ -43,12 +42,12 @@ def _activate(values, bias, slope, total, channels: tl.constexpr, common: tl.con
 
 
 @triton.jit
-def _read_part(part, first, pixel, channel, inside, width: tl.constexpr, start: tl.constexpr):
-    return tl.load(part + first * width + (pixel * width + (start + channel)), mask=inside, other=0.0).to(
-        tl.float32
-    )
+def _read_part(part, first, pixel, channel, inside, width: tl.constexpr, ahead: tl.constexpr):
+    place = pixel * width + (width - ahead + channel)
+    return tl.load(part + first * width + place, mask=inside, other=0.0).to(tl.float32)
 
 
+# Parts one by one, because Triton before 3.3 takes no tuples.
 @triton.jit
 def _join(
     part_0,
@@ -63,17 +62,12 @@ def _join(
     out,
     scale,
     total,
-    parts: tl.constexpr,
     width_0: tl.constexpr,
     width_1: tl.constexpr,
     width_2: tl.constexpr,
     width_3: tl.constexpr,
     width_4: tl.constexpr,
-    start_0: tl.constexpr,
-    start_1: tl.constexpr,
-    start_2: tl.constexpr,
-    start_3: tl.constexpr,
-    start_4: tl.constexpr,
+    ahead: tl.constexpr,
     channels: tl.constexpr,
     residuals: tl.constexpr,
     common: tl.constexpr,
@@ -88,15 +82,15 @@ def _join(
     place = tl.multiple_of((start % channels).to(tl.int32), common) + steps
     pixel = place // channels
     channel = place % channels
-    value = _read_part(part_0, first, pixel, channel, inside, width_0, start_0)
-    if parts > 1:
-        value += _read_part(part_1, first, pixel, channel, inside, width_1, start_1)
-    if parts > 2:
-        value += _read_part(part_2, first, pixel, channel, inside, width_2, start_2)
-    if parts > 3:
-        value += _read_part(part_3, first, pixel, channel, inside, width_3, start_3)
-    if parts > 4:
-        value += _read_part(part_4, first, pixel, channel, inside, width_4, start_4)
+    value = _read_part(part_0, first, pixel, channel, inside, width_0, ahead)
+    if width_1 > 0:
+        value += _read_part(part_1, first, pixel, channel, inside, width_1, ahead)
+    if width_2 > 0:
+        value += _read_part(part_2, first, pixel, channel, inside, width_2, ahead)
+    if width_3 > 0:
+        value += _read_part(part_3, first, pixel, channel, inside, width_3, ahead)
+    if width_4 > 0:
+        value += _read_part(part_4, first, pixel, channel, inside, width_4, ahead)
     value += tl.load(bias + channel).to(tl.float32)
     if residuals == 0:
         value = tl.where(value > 0, value, value * tl.load(slope + channel).to(tl.float32))
@@ -202,17 +196,8 @@ def activate(values: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> N
     )
 
 
-class Part(NamedTuple):
-    """What a layer adds to the results of a convolution: a run of the channels of a tensor."""
-
-    tensor: torch.Tensor
-    """N x P x H x W, channels-last."""
-    start: int
-    """The first channel of the run."""
-
-
 def join(
-    parts: Sequence[Part],
+    parts: Sequence[torch.Tensor],
     bias: torch.Tensor,
     *,
     slope: torch.Tensor | None = None,
@@ -220,13 +205,14 @@ def join(
     far: torch.Tensor | None = None,
     scale: float = 1.0,
 ) -> torch.Tensor:
-    """Add up parts and a bias, and return ``prelu(sum)``, or ``sum * scale + near``, channels-last.
+    """Add up a run of channels of each part, and a bias: ``prelu(sum)``, or ``sum * scale + near``, channels-last.
 
     With ``far``, the result is ``(sum * scale + near) * scale + far``.
 
     Args:
-        parts: one to five.
-        bias: C; each part has as many channels from its start on.
+        parts: one to five, each N x P x H x W, channels-last. The parts end with the same channels, and the last part
+            has the fewest. The runs begin where the last part begins.
+        bias: C, the length of a run.
         slope: C, as in `activate`; None to add ``near``.
         near: N x C x H x W, channels-last; None to use ``slope``.
         far: as ``near``; None for no second residual.
@@ -235,19 +221,20 @@ def join(
     if (slope is None) == (near is None) or (near is None and far is not None):
         raise ValueError("there must be either a slope, or one or two residuals")
     residuals = [each for each in (near, far) if each is not None]
-    _check(*(part.tensor for part in parts), *residuals)
-    channels = len(bias)
-    if any(part.start + channels > part.tensor.shape[1] for part in parts):
-        raise ValueError("a part has fewer channels than the bias")
+    _check(*parts, *residuals)
+    widths, channels = [part.shape[1] for part in parts], len(bias)
+    if not channels <= widths[-1] == min(widths):
+        raise ValueError(f"parts of {widths} channels, of which {channels} are to be joined")
     if any(each.shape[1] != channels for each in residuals):
         raise ValueError("a residual has other channels than the bias")
-    n, _, height, width = parts[0].tensor.shape
-    out = _empty(parts[0].tensor, (n, channels, height, width))
+    n, _, height, width = parts[0].shape
+    out = _empty(parts[0], (n, channels, height, width))
     total = out.numel()
+    absent = _MOST_PARTS - len(parts)
     # The kernel does not read what there is not. It needs some tensor in each place.
-    all_parts = [*parts, *[parts[0]] * (_MOST_PARTS - len(parts))]
     _join[(triton.cdiv(total, _BLOCK),)](
-        *(part.tensor for part in all_parts),
+        *parts,
+        *[out] * absent,
         bias,
         bias if slope is None else slope,
         out if near is None else near,
@@ -255,9 +242,9 @@ def join(
         out,
         scale,
         total,
-        len(parts),
-        *(part.tensor.shape[1] for part in all_parts),
-        *(part.start for part in all_parts),
+        *widths,
+        *[0] * absent,
+        ahead=widths[-1],
         channels=channels,
         residuals=len(residuals),
         common=gcd(channels, _BLOCK),

@@ -61,16 +61,13 @@ def test_numbers_that_are_not_finite_stay_so() -> None:
     assert found[1:] == [math.inf, -math.inf, math.inf]
 
 
-def _draw_parts(count: int, channels: int, dtype: torch.dtype) -> tuple[list[kernels.Part], torch.Tensor]:
-    """Return parts at different places of tensors of different widths, and their sum."""
-    parts = [
-        kernels.Part(_draw(2, channels * 2 + 3 * index, 5, 7, dtype=dtype, seed=index), channels - index)
-        for index in range(count)
-    ]
-    return parts, sum(
-        (each.tensor[:, each.start : each.start + channels].double() for each in parts),
-        torch.zeros((), dtype=torch.float64),
-    )
+def _draw_parts(count: int, channels: int, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return parts of different widths, and the sum of their channels from where the last part begins."""
+    last = channels + 5
+    widths = [last + 7 * index for index in reversed(range(count))]
+    parts = [_draw(2, width, 5, 7, dtype=dtype, seed=width) for width in widths]
+    runs = [part[:, part.shape[1] - last :][:, :channels].double() for part in parts]
+    return parts, torch.stack(runs).sum(0)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -138,13 +135,14 @@ def test_what_the_kernels_would_read_wrongly_is_refused() -> None:
     weights = torch.zeros(8)
     with pytest.raises(ValueError, match="not channels-last"):
         kernels.activate(torch.zeros(1, 8, 4, 4), weights, weights)
-    part = kernels.Part(_draw(1, 8, 4, 4), 0)
+    part = _draw(1, 8, 4, 4)
     with pytest.raises(ValueError, match="beside"):
         kernels.join([part], weights, near=_draw(1, 8, 4, 4, dtype=torch.float16))
     with pytest.raises(ValueError, match="beside"):
-        kernels.join([part, kernels.Part(_draw(2, 8, 4, 4), 0)], weights, slope=weights)
-    with pytest.raises(ValueError, match="fewer channels"):
-        kernels.join([part, kernels.Part(_draw(1, 12, 4, 4), 5)], weights, slope=weights)
+        kernels.join([part, _draw(2, 8, 4, 4)], weights, slope=weights)
+    for narrow in ([_draw(1, 7, 4, 4)], [part, _draw(1, 12, 4, 4)]):
+        with pytest.raises(ValueError, match="to be joined"):
+            kernels.join(narrow, weights, slope=weights)
     with pytest.raises(ValueError, match="other channels"):
         kernels.join([part], weights, near=_draw(1, 4, 4, 4))
     near = _draw(1, 8, 4, 4)
@@ -299,7 +297,7 @@ def test_a_wrong_kernel_is_refused(network: Network, wrong: str, monkeypatch: py
     assert "levels" in found.reason
 
 
-@pytest.mark.parametrize("wrong", ["last part", "start"])
+@pytest.mark.parametrize("wrong", ["first part", "start"])
 @pytest.mark.usefixtures("small_window")
 def test_a_dense_block_with_a_wrong_kernel_is_refused(
     make_network: Callable[..., Network], wrong: str, monkeypatch: pytest.MonkeyPatch
@@ -311,11 +309,11 @@ def test_a_dense_block_with_a_wrong_kernel_is_refused(
     assert right is not module
     join = kernels.join
 
-    def wrong_join(parts: Sequence[kernels.Part], bias: torch.Tensor, **how: Any) -> torch.Tensor:
-        if wrong == "last part" and len(parts) == 5:
-            parts = parts[:-1]
+    def wrong_join(parts: Sequence[torch.Tensor], bias: torch.Tensor, **how: Any) -> torch.Tensor:
+        if wrong == "first part" and len(parts) == 5:
+            parts = parts[1:]
         if wrong == "start":
-            parts = [kernels.Part(part.tensor, 0) for part in parts]
+            parts = [part.roll(len(bias), 1).contiguous(memory_format=LAST) for part in parts]
         return join(parts, bias, **how)
 
     monkeypatch.setattr(kernels, "join", wrong_join)

@@ -37,14 +37,12 @@ import triton
 SHAPES = {
     "activate": dict(channels=32, common=32, block=2048),
     "join": dict(
-        parts=4, channels=32, residuals=0, common=32, block=2048,
-        **{f"width_{i}": width for i, width in enumerate((192, 160, 128, 96, 192))},
-        **{f"start_{i}": start for i, start in enumerate((96, 64, 32, 0, 96))},
+        **{f"width_{i}": width for i, width in enumerate((192, 160, 128, 96, 0))},
+        ahead=96, channels=32, residuals=0, common=32, block=2048,
     ),
     "join residuals": dict(
-        parts=5, channels=64, residuals=2, common=64, block=2048,
         **{f"width_{i}": width for i, width in enumerate((192, 160, 128, 96, 64))},
-        **{f"start_{i}": start for i, start in enumerate((128, 96, 64, 32, 0))},
+        ahead=64, channels=64, residuals=2, common=64, block=2048,
     ),
     "enlarge": dict(channels=64, factor=2, adds=False, block=2048),
     "shuffle": dict(depth=32, channels=3, factor=3, adds=True, block=512),
