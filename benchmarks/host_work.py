@@ -6,7 +6,8 @@ Processor time of the thread, not the clock: that a machine has other work to do
 are those of ``whole_run.py``, 512 x 768 of real pages, brought to 2.5x by Lanczos. The results stand in
 ``comic_upscale/costs/rates.toml`` and in the formats' descriptors as the rate of a core that was not measured itself.
 
-``--steps`` lists the milliseconds of each step of a page that is written as PNG, in place of the other report.
+``--steps`` lists the milliseconds of each step of a page that is written as PNG, in place of the other report: for a
+host that does everything, and beside a GPU that finishes pages. What the GPU would do is done before, and not counted.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ from PIL import Image
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE, cut_pages
 from comic_upscale.engines.pages import prepare
+from comic_upscale.engines.torch.finishing_proof import finish_on_host
 from comic_upscale.execution.quality_gate import QualityGate
+from comic_upscale.gate.measures import MeasurePlan
+from comic_upscale.gate.scores import RawOutput
+from comic_upscale.gate.texture import find_islands
 from comic_upscale.gate.verdict import judge, measure_raw_output
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode
 from comic_upscale.imaging.faint_lines import restore_faint_lines
 from comic_upscale.imaging.flat_areas import restore_solid
-from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.pixels import DeviceWork, Pixels
 from comic_upscale.imaging.target_size import target_size
 from comic_upscale.imaging.tone import restore_tone
 from comic_upscale.settings.job import FormatName
@@ -113,22 +118,28 @@ def measure(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
 
 def measure_parts(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
     """Return the milliseconds of each step, the mean and the median over the pages; each by its quickest round."""
-    spent: dict[str, list[float]] = {}
-    for data in files:
-        found = [parts_of_page(data) for _ in range(rounds)]
-        for step in found[0]:
-            spent.setdefault(step, []).append(1000 * min(each[step] for each in found))
-        spent.setdefault("sum", []).append(1000 * min(sum(each.values()) for each in found))
-    return {
-        "milliseconds_a_page": {
+    report = {}
+    for name, on_device in (("milliseconds_a_page", False), ("milliseconds_a_page_beside_a_gpu", True)):
+        spent: dict[str, list[float]] = {}
+        for data in files:
+            found = [parts_of_page(data, on_device=on_device) for _ in range(rounds)]
+            for step in found[0]:
+                spent.setdefault(step, []).append(1000 * min(each[step] for each in found))
+            spent.setdefault("sum", []).append(1000 * min(sum(each.values()) for each in found))
+        report[name] = {
             step: {"mean": round(statistics.fmean(each), 2), "median": round(statistics.median(each), 2)}
             for step, each in spent.items()
         }
-    }
+    return report
 
 
-def parts_of_page(data: bytes) -> dict[str, float]:
-    """Return the seconds of each step of one page, in the order of a run."""
+def parts_of_page(data: bytes, *, on_device: bool = False) -> dict[str, float]:
+    """Return the seconds of each step of one page, in the order of a run.
+
+    Args:
+        data: the file of the page.
+        on_device: whether a device finishes the page.
+    """
     spent: dict[str, float] = {}
 
     def timed(step: str, work: Callable[[], Result]) -> Result:
@@ -140,12 +151,23 @@ def parts_of_page(data: bytes) -> dict[str, float]:
     decoded = timed("decode", lambda: decode(data, max_pixels=10**9))
     source = timed("prepare", lambda: prepare(decoded))
     page = enlarged(source)
-    raw = timed("gate: raw output", lambda: measure_raw_output(source.color, page.color))
-    page = timed("correct faint lines", lambda: restore_faint_lines(page))
-    page = timed("correct tone", lambda: restore_tone(page))
-    page = timed("correct solid areas", lambda: restore_solid(page))
-    timed("gate: finished page", lambda: judge(source.color, page.color, raw=raw))
-    written = timed("encode", lambda: encode(page, format="png"))
+    measures = MeasurePlan.of(source.color.shape, page.color.shape, looks_for_texture=True)
+    work: DeviceWork | None = None
+    if on_device and source.faint is None and measures is not None:
+        color, work = finish_on_host(page, measures)
+        assert work.raw_small is not None
+        raw = RawOutput(work.raw_small)
+        page = replace(page, color=color)
+    else:
+        raw = timed("gate: raw output", lambda: measure_raw_output(source.color, page.color))
+        page = timed("correct faint lines", lambda: restore_faint_lines(page))
+        page = timed("correct tone", lambda: restore_tone(page))
+        page = timed("correct solid areas", lambda: restore_solid(page))
+    timed("gate: finished page", lambda: judge(source.color, page.color, raw=raw, device_work=work))
+    bends = None if work is None else work.bends
+    timed("gate: invented texture", lambda: find_islands(source.color, page.color, bends))
+    rows = None if work is None else work.png_rows
+    written = timed("encode", lambda: encode(page, format="png", png_rows=rows))
     timed("check", lambda: check_encoded(written, (page.width, page.height)))
     # A run checks only every Nth file.
     spent["check"] /= FORMATS["png"].read_back_every

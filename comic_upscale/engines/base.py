@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import PageError
-from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
+from comic_upscale.gate.measures import MeasurePlan
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, DeviceWork, Pixels, SampleArray
 
 if TYPE_CHECKING:
     from comic_upscale.models.weights import ResolvedWeights
@@ -81,6 +82,16 @@ class EngineInfo:
     """Warnings for the user before the first page, one sentence each."""
 
 
+@dataclass(frozen=True, slots=True)
+class FinishPlan:
+    """What the host would do with pages after the network, for an engine that can do it on its device."""
+
+    measures: MeasurePlan | None
+    """What the quality gate measures; None without the gate, or if only the host can measure it."""
+    png_rows: bool
+    """Whether to make the filtered rows of a PNG."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Pages of one shape for one call of an engine."""
@@ -91,6 +102,10 @@ class Batch:
     """The requested (width, height) of every page of the batch, in pixels."""
     conservative: bool = False
     """Use the most conservative path, however slow; set for pages that the quality gate rejected."""
+    finish_plan: FinishPlan | None = None
+    """How to finish pages as well, if the engine can; None to return them raw."""
+    sources: tuple[Pixels, ...] = ()
+    """With a plan, the pages as `prepare` returned them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +122,8 @@ class Upscaled:
     """Notes about these pages for the user, one sentence each."""
     answers: tuple[str, ...] = ()
     """The pages in `AnswerStore` whose answers the engine keeps. They are deleted once the pages are recorded."""
+    work: tuple[DeviceWork | None, ...] = ()
+    """What was done with each page by the plan of the batch; None for a page that is raw. Empty if all are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from comic_upscale.engines.base import Batch, Engine, check_batch_size
+from comic_upscale.engines.base import Batch, Engine, FinishPlan, check_batch_size
 from comic_upscale.engines.host_resample import resample_samples
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.alpha import bleed_color
 from comic_upscale.imaging.extremes import channel_extremes
 from comic_upscale.imaging.faint_lines import find_faint_lines, restore_faint_lines
 from comic_upscale.imaging.flat_areas import restore_solid, solid_map
-from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, DeviceWork, Pixels, SampleArray
 from comic_upscale.imaging.tone import paper_map, restore_tone, tone_map
 
 
@@ -54,7 +54,12 @@ def finish(page: Pixels) -> Pixels:
 
 
 def upscale_pages(
-    engine: Engine, pages: Sequence[Pixels], target_size: tuple[int, int], *, conservative: bool = False
+    engine: Engine,
+    pages: Sequence[Pixels],
+    target_size: tuple[int, int],
+    *,
+    conservative: bool = False,
+    finish_plan: FinishPlan | None = None,
 ) -> list[Pixels | PageError]:
     """Return each page at the target size, or the error that it caused, in the order given.
 
@@ -67,6 +72,7 @@ def upscale_pages(
             `finish`.
         target_size: (width, height) in pixels.
         conservative: as in `Batch`.
+        finish_plan: how an engine that can do so finishes pages. `finish` changes nothing of these.
 
     Raises:
         DeviceError: the engine's device failed.
@@ -74,7 +80,10 @@ def upscale_pages(
     """
     if len({(page.color.shape, page.color.dtype, page.alpha is None) for page in pages}) > 1:
         raise ValueError("pages of one batch must have one shape and type, and all alpha or none")
-    colors = _upscale_each(engine, [page.color for page in pages], target_size, conservative)
+    sources = () if finish_plan is None else pages
+    colors = _upscale_each(
+        engine, [page.color for page in pages], target_size, conservative, finish_plan, sources
+    )
     alphas = _upscale_alphas(engine, [page.alpha for page in pages], target_size, conservative)
     results: list[Pixels | PageError] = []
     for page, color, alpha in zip(pages, colors, alphas, strict=True):
@@ -87,15 +96,21 @@ def upscale_pages(
             notes = tuple(dict.fromkeys((*page.notes, *color.notes, *more)))
             results.append(
                 replace(
-                    page,
+                    page if color.work is None else _without_corrections(page),
                     color=color.samples,
                     alpha=plane,
                     borders=color.borders,
                     notes=notes,
                     answers=color.answers,
+                    device_work=color.work,
                 )
             )
     return results
+
+
+def _without_corrections(page: Pixels) -> Pixels:
+    """Return a page in which `finish` changes nothing."""
+    return replace(page, solid=None, faint=None, tone=None, paper=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +122,7 @@ class _Larger:
     borders: Borders = NO_BORDERS
     notes: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
+    work: DeviceWork | None = None
 
 
 def _upscale_alphas(
@@ -134,7 +150,12 @@ def _upscale_alphas(
 
 
 def _upscale_each(
-    engine: Engine, pages: Sequence[SampleArray], target_size: tuple[int, int], conservative: bool
+    engine: Engine,
+    pages: Sequence[SampleArray],
+    target_size: tuple[int, int],
+    conservative: bool,
+    finish_plan: FinishPlan | None = None,
+    sources: Sequence[Pixels] = (),
 ) -> list[_Larger | PageError]:
     """Upscale all pages in one batch. If that fails, upscale each alone, so that only the pages at fault fail."""
     if not pages:
@@ -142,11 +163,21 @@ def _upscale_each(
     try:
         # A single page, perhaps a large one, is not copied.
         pixels = pages[0][np.newaxis] if len(pages) == 1 else np.stack(pages)
-        batch = Batch(pixels, target_size, conservative)
+        batch = Batch(pixels, target_size, conservative, finish_plan, tuple(sources))
         check_batch_size(engine.info, batch)
         made = engine.upscale(batch)
-        return [_Larger(samples, made.borders, made.notes, made.answers) for samples in made.pixels]
+        works = made.work or (None,) * len(pages)
+        return [
+            _Larger(samples, made.borders, made.notes, made.answers, work)
+            for samples, work in zip(made.pixels, works, strict=True)
+        ]
     except PageError as error:
         if len(pages) == 1:
             return [error]
-    return [result for page in pages for result in _upscale_each(engine, [page], target_size, conservative)]
+    return [
+        result
+        for index, page in enumerate(pages)
+        for result in _upscale_each(
+            engine, [page], target_size, conservative, finish_plan, sources[index : index + 1]
+        )
+    ]

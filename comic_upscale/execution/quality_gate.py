@@ -6,6 +6,8 @@ from dataclasses import asdict
 
 from comic_upscale.engines.base import EngineInfo
 from comic_upscale.engines.pages import finish
+from comic_upscale.gate.measures import MeasurePlan
+from comic_upscale.gate.scores import RawOutput
 from comic_upscale.gate.verdict import (
     Verdict,
     bounds_for,
@@ -56,11 +58,14 @@ class QualityGate:
             source: the input of the network.
             page: the raw output of the engine.
         """
-        # Measured first, since `finish` changes the page in place.
-        raw = measure_raw_output(
-            source.color, page.color, page.borders, looks_for_texture=self._looks_for_texture
-        )
-        page = finish(page)
+        work = page.device_work
+        if work is not None and work.raw_small is not None:
+            # A device finishes only pages that it upscaled in one piece.
+            raw = RawOutput(work.raw_small)
+        else:
+            # Measured first, since `finish` changes the page in place.
+            raw = measure_raw_output(source.color, page.color, page.borders)
+            page = finish(page)
         verdict = judge(
             source.color,
             page.color,
@@ -68,8 +73,19 @@ class QualityGate:
             raw=raw,
             bounds=self._bounds,
             whitens_paper=source.paper is not None,
+            looks_for_texture=self._looks_for_texture,
+            device_work=work,
         )
         return page, verdict
+
+    def plan_measures(self, source: tuple[int, ...], larger: tuple[int, ...]) -> MeasurePlan | None:
+        """Return how a device measures outputs for this gate; None if the host has to.
+
+        Args:
+            source: shape of the sources.
+            larger: shape of the outputs.
+        """
+        return MeasurePlan.of(source, larger, looks_for_texture=self._looks_for_texture)
 
     def wants_again(self, verdict: Verdict, *, is_kept: bool = False) -> bool:
         """Return whether a page should be upscaled again, by the conservative path.

@@ -23,8 +23,8 @@ from PIL import Image
 
 from comic_upscale.gate.reduce import MOST_COPIED, reduce_by
 from comic_upscale.gate.seams import worst_seam, worst_step
-from comic_upscale.gate.texture import NO_ISLANDS, Islands, find_islands
-from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
+from comic_upscale.gate.texture import NO_ISLANDS, find_islands
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, DeviceWork, UInt8Array
 
 PART = 2
 """Pages are compared at this fraction (1 / PART) of the source's sides. With a half, an output at 2, 2.5 or 3 times is
@@ -112,7 +112,7 @@ class Scores:
     raw_black: float
     """``black_drift`` of the raw output."""
     invented: float
-    """Blocks of the raw output with texture that the source does not have (``texture.py``); 0 if not measured."""
+    """Blocks with texture that the source does not have (``texture.py``); 0 if not measured."""
     invented_group: float
     """How many of these blocks touch each other, in the largest group."""
 
@@ -123,31 +123,20 @@ class RawOutput:
 
     small: UInt8Array
     """The page, shrunk to the size at which pages are compared."""
-    seam: float
+    seam: float = 0.0
     """`Scores.seam` of the raw output."""
-    islands: Islands = NO_ISLANDS
-    """Its invented texture."""
 
     @classmethod
-    def over(
-        cls,
-        source: UInt8Array,
-        larger: UInt8Array,
-        borders: Borders = NO_BORDERS,
-        *,
-        looks_for_texture: bool = False,
-    ) -> RawOutput:
+    def over(cls, source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> RawOutput:
         """Measure the raw output for `compare`, before it is corrected.
 
         Args:
             source: as there.
             larger: as there.
             borders: as there.
-            looks_for_texture: whether to measure invented texture.
         """
-        grid = _Grid.of(source, larger)
-        islands = find_islands(source, larger) if looks_for_texture else NO_ISLANDS
-        return cls(_shrink(larger, grid), worst_seam(source, larger, borders), islands)
+        grid = Grid.of(source.shape, larger.shape)
+        return cls(_shrink(larger, grid), worst_seam(source, larger, borders))
 
 
 def compare(
@@ -157,6 +146,8 @@ def compare(
     raw: RawOutput | None = None,
     *,
     whitens_paper: bool = False,
+    looks_for_texture: bool = False,
+    device_work: DeviceWork | None = None,
 ) -> Scores:
     """Score an upscaled page against its source.
 
@@ -166,10 +157,14 @@ def compare(
         borders: the borders between tiles in the upscaled page.
         raw: the raw output of the same page; None if nothing was corrected.
         whitens_paper: whether paper may become a little lighter, without counting for the brightness.
+        looks_for_texture: whether to measure invented texture.
+        device_work: what a device has measured of the page.
     """
-    grid = _Grid.of(source, larger)
+    grid = Grid.of(source.shape, larger.shape)
     ratio = source.shape[0] * grid.used[1] / grid.size[1]
-    small_source, small = _shrink(source, grid), _shrink(larger, grid)
+    small_source = _shrink(source, grid)
+    known, bends = (None, None) if device_work is None else (device_work.small, device_work.bends)
+    small = _shrink(larger, grid) if known is None else known
     before, after = _luma(small_source), _luma(small)
     difference = after - before
     mean_square = float(np.vdot(difference, difference)) / difference.size
@@ -184,7 +179,7 @@ def compare(
     tiles = _tiles(borders_there, before.shape)
     seam = worst_seam(source, larger, borders)
     step = worst_step(difference, borders_there)
-    islands = NO_ISLANDS if raw is None else raw.islands
+    islands = find_islands(source, larger, bends) if looks_for_texture else NO_ISLANDS
     if raw is None:
         raw_moved, raw_luma = moved, after
     else:
@@ -217,7 +212,7 @@ def compare(
 
 
 @dataclass(frozen=True, slots=True)
-class _Grid:
+class Grid:
     """How a page and its source are shrunk, so that they can be compared."""
 
     size: tuple[int, int]
@@ -228,21 +223,21 @@ class _Grid:
     """Whether both are reduced by whole numbers. Then plain means are used."""
 
     @classmethod
-    def of(cls, source: UInt8Array, larger: UInt8Array) -> _Grid:
-        """Return the grid for a page and its source."""
-        height, width = source.shape[:2]
-        part = max(PART, math.ceil(_FEWEST_PIXELS * max(height / larger.shape[0], width / larger.shape[1])))
+    def of(cls, source: tuple[int, ...], larger: tuple[int, ...]) -> Grid:
+        """Return the grid for a source and a page of these shapes."""
+        height, width = source[:2]
+        part = max(PART, math.ceil(_FEWEST_PIXELS * max(height / larger[0], width / larger[1])))
         # An odd last row or column is left out, because half a pixel would move all others.
         columns, rows = _multiple(width, part), _multiple(height, part)
         share = min(1 / part, (LARGE / (rows * columns)) ** 0.5)
         size = max(1, round(columns * share)), max(1, round(rows * share))
         used = columns / width, rows / height
-        ratios = [
-            sides[1 - axis] * used[axis] / size[axis]
-            for sides in (source.shape, larger.shape)
-            for axis in (0, 1)
-        ]
+        ratios = [sides[1 - axis] * used[axis] / size[axis] for sides in (source, larger) for axis in (0, 1)]
         return cls(size, used, all(abs(ratio - round(ratio)) < 1e-6 for ratio in ratios))
+
+    def block(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Return (width, height) of the pixels of a page of this shape that make one of the grid, if it is whole."""
+        return round(shape[1] * self.used[0] / self.size[0]), round(shape[0] * self.used[1] / self.size[1])
 
 
 def _borders_at(borders: Borders, larger: tuple[int, ...], small: tuple[int, ...]) -> Borders:
@@ -269,12 +264,12 @@ def _multiple(length: int, of: int) -> int:
     return max(1, length // of * of)
 
 
-def _shrink(pixels: UInt8Array, grid: _Grid) -> UInt8Array:
+def _shrink(pixels: UInt8Array, grid: Grid) -> UInt8Array:
     """Return the used part of a page, from its upper left corner, at the size of the grid."""
     size = grid.size
-    width, height = pixels.shape[1] * grid.used[0], pixels.shape[0] * grid.used[1]
     if grid.is_whole:
-        return reduce_by(pixels, size, (round(width / size[0]), round(height / size[1])))
+        return reduce_by(pixels, size, grid.block(pixels.shape))
+    width, height = pixels.shape[1] * grid.used[0], pixels.shape[0] * grid.used[1]
     # A plain mean may do only a part of the reduction: the filter sees its blocks in place of pixels, and too large
     # blocks would take contrast from the page, but not from its source.
     # Pillow copies its input, so a large page is processed in groups of rows.

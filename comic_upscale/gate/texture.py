@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comic_upscale.imaging.pixels import UInt8Array
+from comic_upscale.imaging.pixels import Bends, UInt8Array
 
 BLOCK = 10
 """Side of a block, in source pixels."""
@@ -57,7 +57,7 @@ _LEAST_CONTRAST = 1.5
 _LEAST_BEND = 0.9
 """Root of the mean square of the second difference of the output, from which a block is examined: over that of the
 faintest detail that counts, were it a wave just too fine for the source. Blocks that counted had 1.2 or more."""
-_EVERY = 5
+EVERY = 5
 """The distance between the rows, and between the columns, of which second differences are taken, in output pixels."""
 _NEIGHBOURS = 2
 """Blocks around the examined ones that are measured with them, so that resampling sees what lies around."""
@@ -136,20 +136,27 @@ class QuietBlocks:
         return found & ~_grown(kept_tone, 1), detail
 
 
-def find_islands(source: UInt8Array, larger: UInt8Array) -> Islands:
+def is_large_enough(source: tuple[int, ...]) -> bool:
+    """Return whether a source of this shape is searched for invented texture."""
+    return min(source[:2]) >= 3 * BLOCK
+
+
+def find_islands(source: UInt8Array, larger: UInt8Array, bends: Bends | None = None) -> Islands:
     """Measure the invented texture of a page.
 
     Args:
         source: uint8, height x width x C, C 3 or 1.
         larger: uint8, any larger height x width x the same C.
+        bends: of the larger page, by its `BendPlan`, where they are known.
     """
-    if min(source.shape[:2]) < 3 * BLOCK:
+    if not is_large_enough(source.shape):
         return NO_ISLANDS
     gray = _gray(source)
     blocks = QuietBlocks.of(gray)
     wanted = blocks.may_hold_any & (blocks.contrast >= _LEAST_CONTRAST)
     if wanted.any():
-        wanted &= _changes_fast(larger, source.shape, blocks.contrast)
+        plan = BendPlan.of(source.shape, larger.shape)
+        wanted &= plan.is_fast(plan.measure(larger) if bends is None else bends, blocks.contrast)
     found = np.zeros(wanted.shape, bool)
     for rows, columns in _regions(_grown(wanted, _NEIGHBOURS)):
         part = blocks.part(rows, columns)
@@ -157,6 +164,88 @@ def find_islands(source: UInt8Array, larger: UInt8Array) -> Islands:
         finer = finer_detail(_gray(output).astype(np.float32), part.away.shape[::-1])
         found[rows, columns] |= part.invented(finer)[0] & wanted[rows, columns]
     return Islands(int(found.sum()), _largest_group(found))
+
+
+@dataclass(frozen=True, slots=True)
+class BendLines:
+    """The second differences along some lines of an output, and the blocks that they belong to."""
+
+    across: tuple[int, ...]
+    """The first line of each block, and the number of lines; ascending."""
+    along: tuple[int, ...]
+    """The first second difference of a line in each block, and the number of them; ascending."""
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], factors: tuple[float, float], blocks: tuple[int, int]) -> BendLines:
+        """Plan lines.
+
+        Args:
+            shape: lines, and samples of a line.
+            factors: lines, and samples of a line, for each pixel of the source.
+            blocks: across the lines, and along them.
+        """
+        return cls(
+            *(
+                tuple(min(round(edge * BLOCK * factor), length) for edge in range(count + 1))
+                for count, factor, length in zip(blocks, factors, (shape[0], shape[1] - 2), strict=True)
+            )
+        )
+
+    def measure(self, lines: UInt8Array) -> Floats:
+        """Return the mean square of the second difference along the lines, of each block."""
+        across, along = np.array(self.across), np.array(self.along)
+        levels = lines[: across[-1], : along[-1] + 2].astype(np.int16)
+        bends = 2 * levels[:, 1:-1]
+        bends -= levels[:, :-2]
+        bends -= levels[:, 2:]
+        # Whole numbers, so that a device gets the same sums in any order.
+        squares = np.multiply(bends, bends, dtype=np.int32)
+        sums = np.add.reduceat(squares, along[:-1], axis=1)
+        sums = np.add.reduceat(sums, across[:-1], axis=0, dtype=np.int64)
+        means: Floats = (sums / np.outer(np.diff(across), np.diff(along))).astype(np.float32)
+        return means
+
+
+@dataclass(frozen=True, slots=True)
+class BendPlan:
+    """Where the second differences of outputs of one size are taken, and how large they are in invented texture.
+
+    They are those of green, or of gray, in every `EVERY`-th row and column.
+    """
+
+    rows: BendLines
+    """Of the rows."""
+    columns: BendLines
+    """Of the columns."""
+    of_wave: float
+    """The second difference of a wave whose period is two pixels of the source."""
+
+    @classmethod
+    def of(cls, source: tuple[int, ...], larger: tuple[int, ...]) -> BendPlan:
+        """Plan for a source and an output of these shapes, at least one block each."""
+        (height, width), blocks = larger[:2], (source[0] // BLOCK, source[1] // BLOCK)
+        down, right = height / source[0], width / source[1]
+        return cls(
+            BendLines.of((-(-height // EVERY), width), (down / EVERY, right), blocks),
+            BendLines.of((-(-width // EVERY), height), (right / EVERY, down), blocks[::-1]),
+            2 - 2 * math.cos(math.pi / min(down, right)),
+        )
+
+    def measure(self, larger: UInt8Array) -> Bends:
+        """Return the second differences of an output."""
+        green = larger[:, :, larger.shape[2] // 2]
+        return Bends(self.rows.measure(green[::EVERY]), self.columns.measure(green[:, ::EVERY].T))
+
+    def is_fast(self, bends: Bends, contrast: Floats) -> Mask:
+        """Return in which blocks an output changes fast enough, along its rows or along its columns.
+
+        Args:
+            bends: of the output.
+            contrast: of the blocks of the source.
+        """
+        least = _LEAST_BEND * self.of_wave * np.maximum(LEAST_DETAIL, LEAST_RATIO * contrast)
+        fast: Mask = np.maximum(bends.along_rows, bends.along_columns.T) >= np.square(least)
+        return fast
 
 
 def finer_detail(after: Floats, size: tuple[int, int]) -> Floats:
@@ -196,46 +285,6 @@ def _gray(pixels: UInt8Array) -> UInt8Array:
 
 def _resized(plane: Floats, size: tuple[int, int], by: Image.Resampling) -> Floats:
     return np.asarray(Image.fromarray(plane).resize(size, by), np.float32)
-
-
-def _changes_fast(larger: UInt8Array, source: tuple[int, ...], contrast: Floats) -> Mask:
-    """Return in which blocks the green of the output changes fast enough, along its rows or along its columns.
-
-    Args:
-        larger: the output.
-        source: shape of the source.
-        contrast: of the blocks of the source.
-    """
-    green = larger[:, :, larger.shape[2] // 2]
-    down, right = larger.shape[0] / source[0], larger.shape[1] / source[1]
-    along_rows = _bends(green[::_EVERY], (down / _EVERY, right), contrast.shape)
-    along_columns = _bends(green[:, ::_EVERY].T, (right / _EVERY, down), contrast.shape[::-1]).T
-    # The second difference of a wave whose period is two pixels of the source.
-    of_wave = 2 - 2 * math.cos(math.pi / min(down, right))
-    least = _LEAST_BEND * of_wave * np.maximum(LEAST_DETAIL, LEAST_RATIO * contrast)
-    fast: Mask = np.maximum(along_rows, along_columns) >= np.square(least)
-    return fast
-
-
-def _bends(lines: UInt8Array, factors: tuple[float, float], shape: tuple[int, int]) -> Floats:
-    """Return the mean square of the second difference along the lines, of each block.
-
-    Args:
-        lines: of the output.
-        factors: lines, and samples of a line, for each pixel of the source.
-        shape: blocks across the lines, and along them.
-    """
-    levels = lines.astype(np.int16)
-    bends = 2 * levels[:, 1:-1] - levels[:, :-2] - levels[:, 2:]
-    squares = np.multiply(bends, bends, dtype=np.float32)
-    across, along = (
-        np.minimum(np.round(np.arange(count + 1) * BLOCK * factor).astype(int), length)
-        for count, factor, length in zip(shape, factors, squares.shape, strict=True)
-    )
-    sums = np.add.reduceat(squares[: across[-1], : along[-1]], along[:-1], axis=1)
-    sums = np.add.reduceat(sums, across[:-1], axis=0)
-    means: Floats = (sums / np.outer(np.diff(across), np.diff(along))).astype(np.float32)
-    return means
 
 
 def _part_of(larger: UInt8Array, source: tuple[int, ...], rows: slice, columns: slice) -> UInt8Array:

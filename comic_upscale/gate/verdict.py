@@ -14,7 +14,7 @@ from typing import Any
 
 from comic_upscale.gate.scores import RawOutput, Scores, compare
 from comic_upscale.imaging.gray import high_bytes
-from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, DeviceWork, SampleArray
 
 _MEASURED = 384 * 576
 """Pixels of the pieces of pages on which the bounds were measured (`benchmarks/gate_pages.py`)."""
@@ -130,24 +130,15 @@ def thresholds() -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def measure_raw_output(
-    source: SampleArray,
-    larger: SampleArray,
-    borders: Borders = NO_BORDERS,
-    *,
-    looks_for_texture: bool = False,
-) -> RawOutput:
+def measure_raw_output(source: SampleArray, larger: SampleArray, borders: Borders = NO_BORDERS) -> RawOutput:
     """Measure the raw output of the engine for `judge`, before it is corrected.
 
     Args:
         source: uint8 or uint16, height x width x C, C 3 or 1.
         larger: the same type, any larger height x width x the same C.
         borders: the borders between tiles in the upscaled page.
-        looks_for_texture: whether to measure invented texture, which takes about 10 ms for a page of 512 x 768.
     """
-    return RawOutput.over(
-        high_bytes(source), high_bytes(larger), borders, looks_for_texture=looks_for_texture
-    )
+    return RawOutput.over(high_bytes(source), high_bytes(larger), borders)
 
 
 def judge(
@@ -158,6 +149,8 @@ def judge(
     raw: RawOutput | None = None,
     bounds: Bounds | None = None,
     whitens_paper: bool = False,
+    looks_for_texture: bool = False,
+    device_work: DeviceWork | None = None,
 ) -> Verdict:
     """Judge an upscaled page by its source.
 
@@ -168,9 +161,19 @@ def judge(
         raw: the result of `measure_raw_output` for the same page; None if nothing was corrected.
         bounds: for pages of ordinary size; None for those of all models.
         whitens_paper: whether paper may become a little lighter.
+        looks_for_texture: whether to look for invented texture, which takes about 10 ms for a page of 512 x 768.
+        device_work: what a device has measured of the upscaled page.
     """
     # Truncation is the same for both pages.
-    scores = compare(high_bytes(source), high_bytes(larger), borders, raw, whitens_paper=whitens_paper)
+    scores = compare(
+        high_bytes(source),
+        high_bytes(larger),
+        borders,
+        raw,
+        whitens_paper=whitens_paper,
+        looks_for_texture=looks_for_texture,
+        device_work=device_work,
+    )
     bounds = bounds_of_size(bounds or default_bounds(), source.shape[0], source.shape[1])
     return Verdict(scores, reasons(scores, bounds))
 

@@ -11,7 +11,7 @@ from comic_upscale.imaging.codecs.base import EncodeOptions, OutputFormat
 from comic_upscale.imaging.formats import find_format
 from comic_upscale.imaging.gray import eight_bits
 from comic_upscale.imaging.metadata import read_density, sized_exif, with_density
-from comic_upscale.imaging.pixels import Metadata, Pixels
+from comic_upscale.imaging.pixels import Metadata, Pixels, UInt8Array
 from comic_upscale.imaging.reader import open_image
 from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.processing import ProcessingSettings
@@ -51,6 +51,7 @@ def encode(
     quality: int | None = None,
     dpi: float | None = None,
     settings: ProcessingSettings | None = None,
+    png_rows: UInt8Array | None = None,
 ) -> bytes:
     """Encode a page as a file, with its profile, EXIF, XMP and resolution as far as the format holds them.
 
@@ -66,6 +67,7 @@ def encode(
         dpi: the print resolution to record, across and down, in dots per inch. None keeps the resolution of the
             page's own file.
         settings: of the job, for the options of single formats, such as ``png_level``; None for the defaults.
+        png_rows: `DeviceWork.png_rows` of the page, where they are known. Other formats do without them.
 
     Returns:
         The whole file.
@@ -87,9 +89,8 @@ def encode(
     if written.lossless == "never" and quality is None:
         quality = written.default_quality
     try:
-        return written.encode(
-            pixels, EncodeOptions(quality=quality, settings=settings or ProcessingSettings())
-        )
+        options = EncodeOptions(quality=quality, settings=settings or ProcessingSettings(), png_rows=png_rows)
+        return written.encode(pixels, options)
     except MemoryError:
         raise PageError(
             "out-of-memory", "The machine's memory was not enough to encode the page: use fewer --workers"

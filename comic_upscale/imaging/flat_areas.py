@@ -16,7 +16,9 @@ from comic_upscale.imaging.pixels import Pixels, SampleArray, UInt8Array
 REACH = 2
 """The source pixels on all sides that must be solid too: closer to ink, the network draws the edge."""
 
-_BLACK, _WHITE, _CLEAR, _OPAQUE = 1, 2, 4, 8
+BLACK, WHITE = 1, 2
+"""The marks of a `solid_map` for pure black and for pure white."""
+_CLEAR, _OPAQUE = 4, 8
 _ROWS = 64
 
 
@@ -36,8 +38,8 @@ def solid_map(
     top = np.iinfo(color.dtype).max
     found = np.zeros(color.shape[:2], np.uint8)
     lowest, highest = extremes or channel_extremes(color)
-    found[_erode(highest == 0)] |= _BLACK
-    found[_erode(lowest == top)] |= _WHITE
+    found[_erode(highest == 0)] |= BLACK
+    found[_erode(lowest == top)] |= WHITE
     if alpha is not None:
         for value, mark in ((0, _CLEAR), (top, _OPAQUE)):
             found[_erode(alpha == value)] |= mark
@@ -55,7 +57,7 @@ def restore_solid(page: Pixels) -> Pixels:
         return page
     color = _make_writable(page.color)
     alpha = None if page.alpha is None else _make_writable(page.alpha)
-    _put_back(color, solid, _BLACK, _WHITE)
+    _put_back(color, solid, BLACK, WHITE)
     if alpha is not None:
         _put_back(alpha[:, :, None], solid, _CLEAR, _OPAQUE)
     return replace(page, color=color, alpha=alpha, solid=None)
@@ -66,8 +68,8 @@ def _put_back(samples: SampleArray, solid: UInt8Array, lowest: int, highest: int
     height, width, channels = samples.shape
     top = np.iinfo(samples.dtype).max
     rows, columns = (
-        _source_indices(solid.shape[0], height),
-        np.repeat(_source_indices(solid.shape[1], width), channels),
+        source_indices(solid.shape[0], height),
+        np.repeat(source_indices(solid.shape[1], width), channels),
     )
     flat = samples.reshape(height, width * channels)
     for start in range(0, height, _ROWS):
@@ -84,7 +86,7 @@ def _put_back(samples: SampleArray, solid: UInt8Array, lowest: int, highest: int
                 change(strip, wide.take(places - places[0], axis=0, mode="clip"), out=strip)
 
 
-def _source_indices(source: int, target: int) -> NDArray[np.intp]:
+def source_indices(source: int, target: int) -> NDArray[np.intp]:
     """Return the source pixel that contains the centre of each pixel of the target axis."""
     return ((2 * np.arange(target) + 1) * source // (2 * target)).astype(np.intp)
 

@@ -82,6 +82,30 @@ class Paper:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Bends:
+    """The mean squares of second differences of an upscaled page, in blocks of its source; see ``gate/texture.py``."""
+
+    along_rows: NDArray[np.float32]
+    """Rows x columns of blocks."""
+    along_columns: NDArray[np.float32]
+    """Columns x rows of blocks."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceWork:
+    """What a device did with a page after the network, to the bit as the host does it. `Pixels.color` is finished."""
+
+    raw_small: UInt8Array | None = None
+    """The raw output, shrunk for the quality gate; None without the gate."""
+    small: UInt8Array | None = None
+    """The finished page, shrunk in the same way."""
+    bends: Bends | None = None
+    """Of the finished page; None if nobody looks for invented texture."""
+    png_rows: UInt8Array | None = None
+    """The finished page as the filtered rows of a PNG: height x (1 + width * channels)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
     """The samples of one page, upright (orientation already applied), and its metadata."""
 
@@ -109,6 +133,8 @@ class Pixels:
     """The borders of tiles in ``color``, which the gate checks."""
     answers: tuple[str, ...] = ()
     """Pages in `AnswerStore` whose answers are kept until this page is recorded."""
+    device_work: DeviceWork | None = None
+    """What the device of the network has done with the page already; None if it has only enlarged it."""
 
     @property
     def width(self) -> int:

@@ -22,7 +22,8 @@ CELL = 32
 ENOUGH = 0.25
 """The average of a page is corrected only if it moved by more than this, in grey levels."""
 
-_ROUNDS = 2
+ROUNDS = 2
+"""How often averages are corrected. One round may not be enough, since samples are clipped at white and black."""
 _NEARLY_WHITE = 245 / 255
 """Paper is at least this white, as in the gate. What JPEG leaves on white is darker only beside ink."""
 _UNCHANGED = 0.49
@@ -71,11 +72,11 @@ def restore_tone(page: Pixels) -> Pixels:
         )
         # Artifacts beside ink are darker than paper. What white does not take of them must not fall on the ink.
         others = 1 - np.maximum(share - page.paper.share, 0)
-    for _ in range(_ROUNDS):
-        # One round may not be enough, since samples are clipped at white and black.
+    for _ in range(ROUNDS):
         difference = tone - _average_cells(color, *tone.shape[:2])
         difference = np.maximum(difference, difference * others)
-        if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * top / 255:
+        # In double precision, so that a device, which adds in another order, decides the same.
+        if np.abs(difference.mean(axis=(0, 1), dtype=np.float64)).max() <= ENOUGH * top / 255:
             break
         # Of an engine's array in another order, reshaping would make a copy, and the correction would be lost.
         color = np.require(color, requirements=["C", "W"])
@@ -122,10 +123,10 @@ def _add(color: SampleArray, difference: NDArray[np.float32], kept: NDArray[np.b
         kept: pixels that do not become darker, height x width; None for none.
     """
     height, width, channels = color.shape
-    before, after, share = _interpolate(width, difference.shape[1])
+    before, after, share = interpolate(width, difference.shape[1])
     wide = difference[:, before] * (1 - share)[:, None] + difference[:, after] * share[:, None]
     wide = wide.reshape(len(difference), width * channels)
-    before, after, share = _interpolate(height, difference.shape[0])
+    before, after, share = interpolate(height, difference.shape[0])
     top = np.iinfo(color.dtype).max
     flat = color.reshape(height, width * channels)
     # All rows between two starts lie between the same cells.
@@ -150,7 +151,7 @@ def _add(color: SampleArray, difference: NDArray[np.float32], kept: NDArray[np.b
             flat[rows, columns] = field
 
 
-def _interpolate(length: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+def interpolate(length: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Return for each pixel of an axis the cells whose centres are before and after it, and the latter's weight."""
     place = ((np.arange(length) + 0.5) * cells / length - 0.5).clip(0, cells - 1)
     before = np.minimum(place.astype(np.intp), max(cells - 2, 0))

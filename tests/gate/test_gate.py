@@ -366,7 +366,7 @@ def test_a_large_page_is_shrunk_some_rows_at_a_time(monkeypatch: pytest.MonkeyPa
     random = np.random.default_rng(8)
     coarse = Image.fromarray(random.integers(0, 256, (80, 60, 3), np.uint8)).resize(larger[::-1])
     page = np.asarray(coarse)[:, :, :channels]
-    grid = scores._Grid(size, (1.0, 1.0), is_whole=False)
+    grid = scores.Grid(size, (1.0, 1.0), is_whole=False)
     whole = scores._shrink(page, grid)
     copied = []
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks.texture import invented_blocks
 from comic_upscale.gate.texture import NO_ISLANDS, Islands, find_islands
-from comic_upscale.gate.verdict import judge, measure_raw_output
+from comic_upscale.gate.verdict import judge
 from comic_upscale.imaging.pixels import UInt8Array
 
 FACTOR = 2.5
@@ -64,10 +64,9 @@ def test_a_lonely_block_is_no_reason_and_an_island_is() -> None:
     dots(one, 4, 4, 1, 1)
     dots(island, 4, 4, 3, 1)
     for output, is_found in ((one, False), (island, True)):
-        raw = measure_raw_output(source, output, looks_for_texture=True)
-        verdict = judge(source, output, raw=raw)
+        verdict = judge(source, output, looks_for_texture=True)
         assert any("texture" in reason for reason in verdict.reasons) == is_found
-    unasked = judge(source, island, raw=measure_raw_output(source, island))
+    unasked = judge(source, island)
     assert unasked.scores.invented == 0 and not any("texture" in reason for reason in unasked.reasons)
 
 

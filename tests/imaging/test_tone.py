@@ -13,7 +13,7 @@ from comic_upscale.imaging.tone import (
     ENOUGH,
     _add,
     _average_cells,
-    _interpolate,
+    interpolate,
     paper_map,
     restore_tone,
     tone_map,
@@ -83,7 +83,7 @@ def test_a_page_in_another_order_of_memory_is_corrected_too() -> None:
 def _spread(difference: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Interpolate linearly between the centres of cells, over the whole page at once."""
     (top, bottom, down), (left, right, across) = (
-        _interpolate(length, cells) for length, cells in zip(shape, difference.shape[:2], strict=False)
+        interpolate(length, cells) for length, cells in zip(shape, difference.shape[:2], strict=False)
     )
     wide = difference[:, left] * (1 - across)[:, None] + difference[:, right] * across[:, None]
     field: NDArray[np.float32] = wide[top] * (1 - down)[:, None, None] + wide[bottom] * down[:, None, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -36,11 +37,13 @@ from comic_upscale.engines.torch.device_errors import (
     translate_lost_device,
 )
 from comic_upscale.engines.torch.examination import Examination, examine
+from comic_upscale.engines.torch.finishing import Finisher
+from comic_upscale.engines.torch.finishing_proof import finishes_right
 from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.engines.torch.windows import Stage, WindowRunner
 from comic_upscale.errors import DeviceError, PageError, SettingsError
-from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, DeviceWork, SampleArray
 from comic_upscale.models.network import Network
 
 log = logging.getLogger(__name__)
@@ -126,6 +129,7 @@ class TorchEngine:
         tile: the longest side of a window in pixels, at least 64; 0 to never cut a page; None for automatic.
         overlap: pixels of input around the cell of a tile; None for the network's default.
         cores: the CPU cores shared with other engines; None to use all threads of torch.
+        finishes: whether it finishes pages by the plan of a batch; None to do so on a GPU on which that works.
 
     Raises:
         SettingsError: a number is out of range, or the network's channels are not 3 to 3 or 1 to 1.
@@ -142,6 +146,7 @@ class TorchEngine:
         tile: int | None = None,
         overlap: int | None = None,
         cores: SharedCores | None = None,
+        finishes: bool | None = None,
     ) -> None:
         _check_settings(network, batch, tile, overlap)
         if device.type == "cuda":
@@ -164,6 +169,7 @@ class TorchEngine:
             self._stage(precision)
             if tile:
                 self._examine()
+            self._finishes = finishes_right(device) if finishes is None else finishes
         except (RuntimeError, MemoryError) as error:
             raise DeviceError(f"{self._device_info} cannot hold the network: {first_line(error)}") from error
 
@@ -212,7 +218,7 @@ class TorchEngine:
         is_huge = self._device.type == "cpu" and pixels[0, ..., 0].size > HUGE_PIXELS
         memory = little_memory_kept() if is_huge else nullcontext()
         with translate_lost_device(self._device_info), torch.inference_mode(), share, memory:
-            return self._upscale(pixels, (height, width), conservative=batch.conservative)
+            return self._upscale(pixels, (height, width), batch)
 
     def close(self) -> None:
         """Release the device's memory. The engine is not used afterwards."""
@@ -228,31 +234,33 @@ class TorchEngine:
             return (tiles_warning("leave out --tile, and pages go whole where memory allows"),)
         return ()
 
-    def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, conservative: bool) -> Upscaled:
-        precision = self._precision_for(pixels, conservative=conservative)
+    def _upscale(self, pixels: SampleArray, target: tuple[int, int], batch: Batch) -> Upscaled:
+        precision = self._precision_for(pixels, conservative=batch.conservative)
         stage = self._stage(precision)
-        overlap = self._overlap_for(conservative=conservative)
-        result, finite, borders = self._run_with_fallback(stage, pixels, target, overlap)
+        overlap = self._overlap_for(conservative=batch.conservative)
+        made = self._run_with_fallback(stage, pixels, target, overlap, batch)
+        result, finite, borders, work = made.pixels, made.finite, made.borders, list(made.work)
         in_tiles = borders != NO_BORDERS
         if precision == torch.float32:
             suspects = ~finite
         else:
             # Some GPUs return black pages instead of NaN when half precision overflows.
-            pairs = zip(result, pixels, strict=True)
-            suspects = ~finite | [_is_black(made) and not _is_black(page) for made, page in pairs]
+            suspects = ~finite | [
+                made.is_black(index) and not _is_black(page) for index, page in enumerate(pixels)
+            ]
         repaired = 0
         for index in np.flatnonzero(suspects):
             page = slice(int(index), int(index) + 1)
             if precision != torch.float32:
-                again, again_finite, other_borders = self._run_with_fallback(
-                    self._stage(torch.float32), pixels[page], target, overlap
-                )
-                if again_finite.all():
-                    result[page] = again
-                    repaired += not _is_black(again[0])
+                again = self._run_with_fallback(self._stage(torch.float32), pixels[page], target, overlap)
+                if again.finite.all():
+                    result[page] = again.pixels
+                    repaired += not again.is_black(0)
+                    if work:
+                        work[index] = None
                     # Its tiles may be smaller. A border without a seam does no harm in the gate.
-                    borders = borders.join(other_borders)
-                    in_tiles |= other_borders != NO_BORDERS
+                    borders = borders.join(again.borders)
+                    in_tiles |= again.borders != NO_BORDERS
                     continue
             raise PageError(
                 "not-finite",
@@ -260,7 +268,8 @@ class TorchEngine:
             )
         if precision != torch.float32:
             self._note_overflows(every_page=repaired == len(pixels))
-        return Upscaled(result, borders, notes=(IN_TILES,) if in_tiles and self._sees_whole() else ())
+        notes = (IN_TILES,) if in_tiles and self._sees_whole() else ()
+        return Upscaled(result, borders, notes=notes, work=tuple(work))
 
     def _note_overflows(self, *, every_page: bool) -> None:
         """Give up half precision if batch after batch overflows. Some GPUs compute it wrong."""
@@ -280,12 +289,21 @@ class TorchEngine:
         return self._overlap * (2 if conservative else 1)
 
     def _run_with_fallback(
-        self, stage: Stage, pixels: SampleArray, target: tuple[int, int], overlap: int
-    ) -> tuple[SampleArray, NDArray[np.bool_], Borders]:
+        self,
+        stage: Stage,
+        pixels: SampleArray,
+        target: tuple[int, int],
+        overlap: int,
+        batch: Batch | None = None,
+    ) -> _Made:
         """Run the pages, in smaller pieces whenever they do not fit into memory.
 
-        Returns:
-            The pages at their target size, for each whether its numbers are finite, and the borders between tiles.
+        Args:
+            stage: the network.
+            pixels: the pages.
+            target: height and width of the outputs.
+            overlap: of tiles.
+            batch: with the plan for finishing them; None to leave them raw.
         """
         retried = False
         while True:
@@ -294,10 +312,11 @@ class TorchEngine:
                 tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
             count = min(self._windows.at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
             window = (tiles[0].rows.length, tiles[0].columns.length)
+            finisher = None if batch is None or len(tiles) > 1 else self._finisher(batch, target)
             try:
-                made = self._windows.run(stage, pixels, target, tiles, count)
+                made, finite = self._windows.run(stage, pixels, target, tiles, count, finisher)
                 stage.limits.record_success(count, *window)
-                return *made, borders_of(tiles)
+                return _Made.of(made, finite, borders_of(tiles), finisher)
             except (RuntimeError, MemoryError) as error:
                 if not is_too_much(error):
                     raise
@@ -323,6 +342,12 @@ class TorchEngine:
                     "out-of-memory",
                     f"{self._device_info} has too little memory for {window[1]}x{window[0]} pixels: {advice}",
                 )
+
+    def _finisher(self, batch: Batch, target: tuple[int, int]) -> Finisher | None:
+        """Return what finishes the pages of a batch on the device; None if they are left raw."""
+        if batch.finish_plan is None or batch.conservative or not self._finishes:
+            return None
+        return Finisher(batch.finish_plan, batch.sources, target, self._windows.host, self._device)
 
     def _sees_whole(self) -> bool:
         """Return whether the network is known to look at a whole page at once."""
@@ -372,6 +397,35 @@ class TorchEngine:
                 ),
             )
         return self._stages[precision]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """Pages that went through the network."""
+
+    pixels: SampleArray
+    """At their target size."""
+    finite: NDArray[np.bool_]
+    """For each whether the network's numbers are finite."""
+    borders: Borders
+    """The borders between tiles."""
+    work: tuple[DeviceWork | None, ...]
+    """As in `Upscaled`."""
+    black: frozenset[int]
+    """The finished pages that were black before that."""
+
+    @classmethod
+    def of(
+        cls, pixels: SampleArray, finite: NDArray[np.bool_], borders: Borders, finisher: Finisher | None
+    ) -> _Made:
+        if finisher is None:
+            return cls(pixels, finite, borders, (), frozenset())
+        return cls(pixels, finite, borders, finisher.work(), finisher.black_pages())
+
+    def is_black(self, index: int) -> bool:
+        """Return whether a page came out of the network black."""
+        is_finished = bool(self.work) and self.work[index] is not None
+        return index in self.black if is_finished else _is_black(self.pixels[index])
 
 
 def _check_settings(network: Network, batch: int | None, tile: int | None, overlap: int | None) -> None:

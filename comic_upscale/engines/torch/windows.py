@@ -14,6 +14,7 @@ from comic_upscale.engines.tiling import Tile, padded_size, plan_tiles
 from comic_upscale.engines.torch.alone import OCCUPANCY
 from comic_upscale.engines.torch.device import free_memory
 from comic_upscale.engines.torch.device_errors import is_too_much
+from comic_upscale.engines.torch.finishing import Finisher
 from comic_upscale.engines.torch.host_memory import HostMemory
 from comic_upscale.engines.torch.network_pass import NetworkPass, white
 from comic_upscale.engines.torch.resample import prepare_resample, resample
@@ -52,12 +53,27 @@ class WindowRunner:
     def __init__(self, network: Network, device: torch.device) -> None:
         self._network = network
         self._device = device
-        self._host = HostMemory(pinned=device.type == "cuda")
+        self.host = HostMemory(pinned=device.type == "cuda")
+        """Memory for copies from the device."""
 
     def run(
-        self, stage: Stage, pixels: SampleArray, target: tuple[int, int], tiles: list[Tile], count: int
+        self,
+        stage: Stage,
+        pixels: SampleArray,
+        target: tuple[int, int],
+        tiles: list[Tile],
+        count: int,
+        finisher: Finisher | None = None,
     ) -> tuple[SampleArray, NDArray[np.bool_]]:
         """Run the pages through the network, at most ``count`` windows at once.
+
+        Args:
+            stage: the network.
+            pixels: N x height x width x C.
+            target: height and width of the outputs.
+            tiles: the windows of each page.
+            count: windows at once.
+            finisher: finishes the outputs, which are whole pages then; None for raw outputs.
 
         Returns:
             The pages at their target size, and for each whether the network's numbers are finite.
@@ -70,22 +86,30 @@ class WindowRunner:
             padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
         shape = (len(pixels), *target, pixels.shape[3])
         samples = torch.uint16 if pixels.dtype == np.uint16 else torch.uint8
-        result = self._host.empty(shape, samples)
+        result = self.host.empty(shape, samples)
         collected = self._collect_in(result, tiles)
         marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
         with OCCUPANCY.batch_on(self._device) as was_alone:
             for group in _runs(len(pixels), max(1, count // len(tiles))):
                 # The allocator keeps pinned memory until it is copied.
-                source = self._host.for_copy(torch.from_numpy(padded[group]))
-                source = source.to(self._device, non_blocking=self._host.pinned)
+                source = self.host.for_copy(torch.from_numpy(padded[group]))
+                source = source.to(self._device, non_blocking=self.host.pinned)
                 windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
                 size = pixels.shape[1:3]
                 for chunk in _runs(len(windows), count):
                     self._run_chunk(
-                        stage, source, tiles, windows[chunk], collected[group], marks[group], size, was_alone
+                        stage,
+                        source,
+                        tiles,
+                        windows[chunk],
+                        collected[group],
+                        marks[group],
+                        size,
+                        was_alone,
+                        None if finisher is None else finisher.from_page(group.start),
                     )
             if collected is not result:
-                result.copy_(collected, non_blocking=self._host.pinned)
+                result.copy_(collected, non_blocking=self.host.pinned)
         # The only wait for the device. The copies of whole pages above come before it in the same stream.
         finite: NDArray[np.bool_] = torch.isfinite(marks).cpu().numpy()
         return result.numpy(), finite
@@ -118,8 +142,12 @@ class WindowRunner:
         marks: torch.Tensor,
         page_size: tuple[int, ...],
         was_alone: Callable[[], bool],
+        finish: Callable[[torch.Tensor, int], None] | None,
     ) -> None:
-        """Run windows, given as (tile, page), through the network in one batch, and write their cells and marks."""
+        """Run windows, given as (tile, page), through the network in one batch, and write their cells and marks.
+
+        Whole pages are finished before they are written; ``finish`` takes them and the index of the first.
+        """
         scale = self._network.native_scale
         whole = (page_size[0] * scale, page_size[1] * scale)
         if len(tiles) == 1:
@@ -162,10 +190,14 @@ class WindowRunner:
                 # Channel by channel: all at once took twice as long.
                 for channel in range(cell.shape[1]):
                     target[..., channel].copy_(cell[:, channel])
+                if finish is not None:
+                    finish(target, place.start)
                 continue
             cell = cell.to(result.dtype).permute(0, 2, 3, 1).contiguous()
+            if finish is not None:
+                finish(cell, place.start)
             # Only whole pages are contiguous in a pinned result, and are copied while the host continues.
-            target.copy_(cell, non_blocking=self._host.pinned and target.is_contiguous())
+            target.copy_(cell, non_blocking=self.host.pinned and target.is_contiguous())
         if measure:
             stage.vain_measurements = 0 if was_alone() else stage.vain_measurements + 1
         # With another engine on the device, the peak is that of both. Where it never is alone, that has to do.

@@ -14,6 +14,7 @@ from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.base import (
     Engine,
     EngineInfo,
+    FinishPlan,
     OnPart,
     OutputFilter,
     ask_for,
@@ -147,6 +148,7 @@ class Devices:
         target: tuple[int, int],
         *,
         conservative: bool = False,
+        finish_plan: FinishPlan | None = None,
         on_part: OnPart | None = None,
         asking: AskingPage | None = None,
     ) -> list[Pixels | PageError]:
@@ -157,6 +159,7 @@ class Devices:
             pages: as returned by `prepare`.
             target: (width, height) of the outputs, in pixels.
             conservative: whether to use the most conservative path, however slow.
+            finish_plan: how an engine may finish the pages; None to leave them raw.
             on_part: takes what an engine whose calls take minutes has done, on the thread of the engine.
             asking: the page of the job, for an engine that takes one at a time and keeps answers.
 
@@ -171,7 +174,7 @@ class Devices:
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads[engine_index],
-                partial(self._upscale, engine, pages, target, conservative, on_part, asking),
+                partial(self._upscale, engine, pages, target, conservative, finish_plan, on_part, asking),
             )
         except ComicUpscaleError:
             raise
@@ -192,12 +195,20 @@ class Devices:
         pages: list[Pixels],
         target: tuple[int, int],
         conservative: bool,
+        finish_plan: FinishPlan | None,
         on_part: OnPart | None,
         asking: AskingPage | None,
     ) -> list[Pixels | PageError]:
         follow(engine, on_part)
         ask_for(engine, asking)
-        results = upscale_pages(engine, pages, target, conservative=conservative)
+        results = upscale_pages(
+            engine,
+            pages,
+            target,
+            conservative=conservative,
+            # Filters see the raw page.
+            finish_plan=None if self._filters else finish_plan,
+        )
         if self._filters and conservative:
             # The gate rejected the page as the filters left it.
             note = "without filters, since the quality gate rejected the page"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.base import EnginePart
+from comic_upscale.engines.base import EnginePart, FinishPlan
 from comic_upscale.errors import CeilingError, ComicUpscaleError, DeviceError, PageError, first_error
 from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
@@ -231,7 +231,9 @@ class Pipeline:
         async with self._tools.networks.use(pages[0].network) as devices:
             engine_index %= len(devices)
             start = time.perf_counter()
-            results = await self._run_engine(devices, engine_index, pages, before)
+            results = await self._run_engine(
+                devices, engine_index, pages, before, finish_plan=self._plan_finish(pages)
+            )
             ended = time.perf_counter()
         if self._tools.spending is not None:
             self._tools.spending.note_batch(input_pixels(pages), ended - start)
@@ -249,6 +251,19 @@ class Pipeline:
                 upscaled.append(page)
         return upscaled
 
+    def _plan_finish(self, pages: list[PageInFlight]) -> FinishPlan | None:
+        """Return how an engine that can do so finishes the pages of a batch; None if only the host can."""
+        first = pages[0]
+        assert first.pixels is not None
+        channels = first.pixels.color.shape[2]
+        png_rows = all(page.task.format == "png" for page in pages)
+        if first.before is None:
+            return FinishPlan(None, png_rows)
+        measures = self._tools.networks.gate(first.network).plan_measures(
+            first.before.color.shape, (first.target[1], first.target[0], channels)
+        )
+        return None if measures is None else FinishPlan(measures, png_rows)
+
     async def _run_engine(
         self,
         devices: Devices,
@@ -257,6 +272,7 @@ class Pipeline:
         pixels: list[Pixels],
         *,
         conservative: bool = False,
+        finish_plan: FinishPlan | None = None,
     ) -> list[Pixels | PageError]:
         """Run pages through an engine. What it tells meanwhile is of the first: such engines take one page."""
         within, task, target = self._tools.activity.within, pages[0].task, pages[0].target
@@ -272,8 +288,8 @@ class Pipeline:
 
         try:
             return await devices.run_engine(
-                engine_index, pixels, target, conservative=conservative, on_part=note_from_thread,
-                asking=AskingPage(task.row_id, task.source),
+                engine_index, pixels, target, conservative=conservative, finish_plan=finish_plan,
+                on_part=note_from_thread, asking=AskingPage(task.row_id, task.source),
             )  # fmt: skip
         finally:
             within.pop(task.row_id, None)

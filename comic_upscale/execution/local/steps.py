@@ -272,7 +272,10 @@ class PageSteps:
             PageError: the page cannot be encoded, or the file cannot be read back.
         """
         settings = self._rules.settings_for(matches)
-        pixels = to_screen(finish(page.take()), settings, format)
+        finished = finish(page.take())
+        pixels = to_screen(finished, settings, format)
+        # Of the page as its device left it.
+        work = finished.device_work if pixels is finished else None
         omissions = list_omissions(pixels, format, settings.format)
         data = encode(
             pixels,
@@ -280,9 +283,10 @@ class PageSteps:
             quality=lossy_quality(pixels, format, settings.format, settings.quality),
             dpi=settings.size.dpi if isinstance(settings.size, Print) else None,
             settings=settings,
+            png_rows=None if work is None else work.png_rows,
         )
         # Released before the check decodes a second copy: a large page has over a gigabyte.
-        del pixels
+        del pixels, finished, work
         if self._chooses_next(format):
             check_encoded(data, target)
         return Encoded(data, hashlib.sha256(data).hexdigest(), omissions)

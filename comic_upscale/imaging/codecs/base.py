@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from comic_upscale.costs.ranges import Range
 
 if TYPE_CHECKING:
-    from comic_upscale.imaging.pixels import Pixels
+    from comic_upscale.imaging.pixels import Pixels, UInt8Array
     from comic_upscale.settings.job import FormatName
     from comic_upscale.settings.processing import ProcessingSettings
 
@@ -39,6 +39,8 @@ class EncodeOptions:
     """1 to 100; None for lossless. Never None for a format that is always lossy."""
     settings: ProcessingSettings
     """Of the job, for options of one format, such as ``png_level``. Use ``quality``, not theirs."""
+    png_rows: UInt8Array | None = None
+    """The page as filtered rows of a PNG, where they are known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,9 @@ _LEVEL = 2
 """Of ISA-L. Level 3 takes longer and makes larger files of pages."""
 _PREDICTED_ROWS = 16
 """Rows for which Paeth's prediction is computed at once."""
-_PAETH, _UP, _SUB = 4, 2, 1
+PAETH = 4
+"""The number of Paeth's filter."""
+_UP, _SUB = 2, 1
 _LAST_FILTER = 4
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _AT_ONCE = 400 << 20
@@ -51,7 +53,7 @@ def encode_png(pixels: Pixels, options: EncodeOptions) -> bytes:
             beside |= {"level": level, "strategy": zlib.Z_DEFAULT_STRATEGY}
         return write_png(pixels.color, pixels.alpha, **beside)
     if level is None:
-        return write_png_at_once(pixels.color, pixels.alpha, **beside)
+        return write_png_at_once(pixels.color, pixels.alpha, rows=options.png_rows, **beside)
     import imagecodecs
 
     samples = join_alpha(pixels.color, pixels.alpha)
@@ -79,6 +81,7 @@ def write_png_at_once(
     color: SampleArray,
     alpha: SampleArray | None,
     *,
+    rows: UInt8Array | None = None,
     profile: bytes | None = None,
     metadata: Metadata = NO_METADATA,
 ) -> bytes:
@@ -91,17 +94,19 @@ def write_png_at_once(
     Args:
         color: uint8 or uint16, height x width x 3 or 1.
         alpha: of the same type, height x width; None for none.
+        rows: the result of `filter_rows` for these samples, where it is known.
         profile: an ICC profile for these channels.
         metadata: of the page.
     """
-    samples = _as_bytes(color, alpha)
-    rows = _filter_rows(samples, samples.shape[1] // color.shape[1])
+    if rows is None:
+        samples = _as_bytes(color, alpha)
+        rows = filter_rows(samples, samples.shape[1] // color.shape[1])
     packed = isal_zlib.compress(rows, _LEVEL)
     head = [_SIGNATURE, _chunk(b"IHDR", _header(color, alpha)), *_extra_chunks(profile, metadata)]
     return b"".join((*head, _chunk(b"IDAT", packed), _chunk(b"IEND", b"")))
 
 
-def _filter_rows(samples: UInt8Array, step: int) -> UInt8Array:
+def filter_rows(samples: UInt8Array, step: int) -> UInt8Array:
     """Return the rows of a PNG, each byte less Paeth's prediction.
 
     Args:
@@ -109,7 +114,7 @@ def _filter_rows(samples: UInt8Array, step: int) -> UInt8Array:
         step: bytes of a pixel.
     """
     rows = np.empty((samples.shape[0], samples.shape[1] + 1), np.uint8)
-    rows[:, 0] = _PAETH
+    rows[:, 0] = PAETH
     # At the edges, the prediction is the one neighbour that exists.
     rows[0, 1 : 1 + step] = samples[0, :step]
     np.subtract(samples[0, step:], samples[0, :-step], out=rows[0, 1 + step :])
