@@ -17,6 +17,7 @@ from comic_upscale.imaging.metadata import read_metadata
 from comic_upscale.imaging.missing_end import LACKS_END, complete_jpeg, complete_jpeg2000
 from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
 from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.plain_png import read_plain_png
 from comic_upscale.imaging.reader import (
     SoundPngFile,
     SoundWebpFile,
@@ -122,7 +123,11 @@ def decode(
     """
     with page_errors(data):
         image, data, file_notes = _open_whole(data, max_pixels)
-        image.load()
+        plain = read_plain_png(data) if isinstance(image, SoundPngFile) else None
+        if plain is not None and isinstance(image, SoundPngFile):
+            image.load_beside()
+        else:
+            image.load()
         frames = _frames(image)
         multi_page = image.format in ("TIFF", "JPEG", "HEIF")
         if frames > 1 and not multi_page and animated == "skip":
@@ -133,7 +138,7 @@ def decode(
             # The other images in a phone's JPEG or HEIC do not count: they show the same page.
             raise PageError(ANIMATED, f"The file holds {pages} pages: --animated first takes the first")
         # After loading, because some formats store metadata after the pixels.
-        samples = to_samples(image, depth_of(image, data), data)
+        samples = to_samples(image, depth_of(image, data), data, plain)
         orientation = orientation_of(image)
         metadata, notes = read_metadata(image)
         # The samples were copied, and a large image takes hundreds of megabytes.

@@ -64,6 +64,12 @@ class SoundPngFile(PngImageFile):
     repaired: bytes | None = None
     """The file without the parts that were left out; None if it is the file itself."""
 
+    def load_beside(self) -> None:
+        """Load everything except the samples. The picture stays black: whoever calls this has read it elsewhere."""
+        self.load_prepare()
+        self.load_end()
+        self.tile = []
+
 
 class SoundWebpFile(WebPImageFile):
     """A WebP whose lengths were repaired if necessary."""

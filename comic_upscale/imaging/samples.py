@@ -81,13 +81,16 @@ def depth_of(image: Image.Image, data: bytes) -> Depth:
     return Depth(bits=most, inverted=image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0)
 
 
-def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
+def to_samples(
+    image: Image.Image, depth: Depth, data: bytes = b"", plain: UInt8Array | None = None
+) -> Samples:
     """Convert a loaded image to gray or RGB, with 16 bits if the file has more than 8.
 
     Args:
         image: of any mode.
         depth: of its file.
         data: its file, for samples that Pillow cannot hold.
+        plain: the samples, height x width x 1 or 3, where they are known without Pillow; they are not copied.
 
     Returns:
         Contiguous arrays with their own memory, of one type. The profile is kept only if it fits the result
@@ -95,7 +98,11 @@ def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
     """
     notes: list[str] = []
     profile: bytes | None = image.info.get("icc_profile") or None
-    if image.format == "JXL":
+    color: SampleArray
+    alpha: SampleArray | None
+    if plain is not None:
+        color, alpha = plain, None
+    elif image.format == "JXL":
         together, profile = decode_jxl(data)
         color, alpha = _split_array(together)
         if profile is None and lost_profile(data):

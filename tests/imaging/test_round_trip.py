@@ -258,7 +258,7 @@ def test_wrong_rows_are_not_proved(
     monkeypatch.setattr(png, "_AT_ONCE", at_once)
     data = write_png(np.zeros((300, 400, 1), np.uint8), None)
     packed = zlib.compress((bytes(400 + 1) * (rows - 1)) + bytes([filter]) + bytes(400))
-    wrong = data[: 8 + 25] + png._chunk(b"IDAT", packed) + data[-12:]
+    wrong = data[: 8 + 25] + png.chunk(b"IDAT", packed) + data[-12:]
     with pytest.raises((ValueError, imagecodecs.DeflateError)):
         check_png(wrong)
 

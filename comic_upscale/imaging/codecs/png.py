@@ -26,8 +26,9 @@ rows in memory beside the samples."""
 RUN_LENGTHS = zlib.Z_RLE
 """Matches at distance one only. Filtered, smooth pixels hardly have others."""
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEADER_END = len(_SIGNATURE) + 25
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""The first bytes of every PNG."""
+_HEADER_END = len(SIGNATURE) + 25
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _STRIP_BYTES = 8 << 20
 _METRES_AN_INCH = 0.0254
@@ -102,8 +103,8 @@ def write_png_at_once(
         samples = _as_bytes(color, alpha)
         rows = filter_rows(samples, samples.shape[1] // color.shape[1])
     packed = isal_zlib.compress(rows, _LEVEL)
-    head = [_SIGNATURE, _chunk(b"IHDR", _header(color, alpha)), *_extra_chunks(profile, metadata)]
-    return b"".join((*head, _chunk(b"IDAT", packed), _chunk(b"IEND", b"")))
+    head = [SIGNATURE, chunk(b"IHDR", _header(color, alpha)), *_extra_chunks(profile, metadata)]
+    return b"".join((*head, chunk(b"IDAT", packed), chunk(b"IEND", b"")))
 
 
 def filter_rows(samples: UInt8Array, step: int) -> UInt8Array:
@@ -170,14 +171,12 @@ def write_png(
     step = (color.shape[2] + (alpha is not None)) * color.dtype.itemsize
     # A list would have to be joined, and the file of a large page has hundreds of megabytes.
     file = io.BytesIO()
-    file.write(
-        _SIGNATURE + _chunk(b"IHDR", _header(color, alpha)) + b"".join(_extra_chunks(profile, metadata))
-    )
+    file.write(SIGNATURE + chunk(b"IHDR", _header(color, alpha)) + b"".join(_extra_chunks(profile, metadata)))
     press = zlib.compressobj(level, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
     for strip in _filter_strips(color, alpha, step):
         if packed := press.compress(strip):
-            file.write(_chunk(b"IDAT", packed))
-    file.write(_chunk(b"IDAT", press.flush()) + _chunk(b"IEND", b""))
+            file.write(chunk(b"IDAT", packed))
+    file.write(chunk(b"IDAT", press.flush()) + chunk(b"IEND", b""))
     return file.getvalue()
 
 
@@ -193,7 +192,7 @@ def check_png(data: bytes) -> tuple[tuple[int, int], str]:
         ValueError: it cannot be read.
         zlib.error, imagecodecs.DeflateError: the packed rows are damaged.
     """
-    width, height, bits, kind = struct.unpack_from(">LLBB", data, len(_SIGNATURE) + 8)
+    width, height, bits, kind = struct.unpack_from(">LLBB", data, len(SIGNATURE) + 8)
     channels = {number: count for count, number in _COLOR_TYPES.items()}[kind]
     row = 1 + width * channels * bits // 8
     packed = list(_read_packed_rows(data))
@@ -210,7 +209,7 @@ def check_png(data: bytes) -> tuple[tuple[int, int], str]:
 def _read_packed_rows(data: bytes) -> Iterator[memoryview]:
     """Yield the content of the IDAT chunks, after comparing every chunk with its checksum."""
     view = memoryview(data)
-    at = len(_SIGNATURE)
+    at = len(SIGNATURE)
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">L", data, at)
         end = at + 8 + length
@@ -294,14 +293,14 @@ def _cost(filtered: UInt8Array) -> NDArray[np.int64]:
 
 def _extra_chunks(profile: bytes | None, metadata: Metadata) -> Iterator[bytes]:
     if profile is not None:
-        yield _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
+        yield chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
     if metadata.dpi is not None:
         across, down = (round(value / _METRES_AN_INCH) for value in metadata.dpi)
-        yield _chunk(b"pHYs", struct.pack(">LLB", across, down, 1))
+        yield chunk(b"pHYs", struct.pack(">LLB", across, down, 1))
     if metadata.exif is not None:
-        yield _chunk(b"eXIf", metadata.exif)
+        yield chunk(b"eXIf", metadata.exif)
     if metadata.xmp is not None:
-        yield _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+        yield chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
     for keyword, words in metadata.text:
         yield _text_chunk(keyword, words)
 
@@ -310,12 +309,13 @@ def _text_chunk(keyword: str, words: str) -> bytes:
     """Return a text chunk. It is a plain one if Latin-1 has all letters, since some readers know no other."""
     key = keyword.encode("latin-1", "replace").replace(b"\0", b"?")
     try:
-        return _chunk(b"tEXt", key + b"\0" + words.replace("\0", "").encode("latin-1"))
+        return chunk(b"tEXt", key + b"\0" + words.replace("\0", "").encode("latin-1"))
     except UnicodeEncodeError:
-        return _chunk(b"iTXt", key + b"\0\0\0\0\0" + words.replace("\0", "").encode("utf-8", "replace"))
+        return chunk(b"iTXt", key + b"\0\0\0\0\0" + words.replace("\0", "").encode("utf-8", "replace"))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk with its length and its checksum."""
     return (
         struct.pack(">L", len(data))
         + kind
