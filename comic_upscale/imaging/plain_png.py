@@ -59,8 +59,8 @@ def read_plain_png(data: bytes) -> UInt8Array | None:
         if len(rows) != size or not unpacker.eof:
             return None
         samples: UInt8Array = imagecodecs.png_decode(_store(data[16:29], rows))
-    except (isal_zlib.IsalError, RuntimeError):
-        # The latter is imagecodecs' for what libpng refuses.
+    except (isal_zlib.IsalError, RuntimeError):  # type: ignore[misc]
+        # The latter is imagecodecs' for what libpng refuses. The stub declares the former as an instance.
         return None
     return samples.reshape(height, width, channels)
 
