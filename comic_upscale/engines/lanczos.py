@@ -54,20 +54,39 @@ def dense_weights(in_size: int, out_size: int, outputs: Span) -> tuple[Span, NDA
     Returns:
         The inputs that the run needs, and float32 ``outputs.length x inputs.length``; each row sums to 1.
     """
+    inputs = input_span(in_size, out_size, outputs)
+    first, weights = tap_weights(in_size, out_size, outputs)
+    taps = first[:, None] + np.arange(weights.shape[1])
+    dense = np.zeros((outputs.length, inputs.length), dtype=np.float32)
+    # A tap past the last input has weight 0, so it may be added anywhere.
+    columns = np.minimum(taps - inputs.start, inputs.length - 1)
+    np.add.at(dense, (np.arange(outputs.length)[:, None], columns), weights)
+    return inputs, dense
+
+
+def tap_weights(in_size: int, out_size: int, outputs: Span) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the coefficients of a run of outputs, only those of their own inputs.
+
+    Args:
+        in_size: as in `dense_weights`.
+        out_size: as in `dense_weights`.
+        outputs: as in `dense_weights`.
+
+    Returns:
+        The first input of each output, and float32 ``outputs.length x taps``, the weights of the inputs from there on;
+        each row sums to 1. Inputs past the end of the axis have the weight 0.
+    """
     places = np.arange(outputs.start, outputs.stop, dtype=np.int64)
+    if in_size == out_size:
+        return places, np.ones((outputs.length, 1), np.float32)
     first, last = _bounds(in_size, out_size, places)
-    inputs = Span(int(first[0]), int(last[-1]))
     scale = in_size / out_size
     taps = first[:, None] + np.arange((last - first).max())
     distance = (taps - (places[:, None] + 0.5) * scale + 0.5) / max(scale, 1.0)
     weights = np.sinc(distance) * np.sinc(distance / SUPPORT)
     weights[(distance < -SUPPORT) | (distance >= SUPPORT) | (taps >= last[:, None])] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
-    dense = np.zeros((outputs.length, inputs.length), dtype=np.float32)
-    # A tap past the last input has weight 0, so it may be added anywhere.
-    columns = np.minimum(taps - inputs.start, inputs.length - 1)
-    np.add.at(dense, (np.arange(outputs.length)[:, None], columns), weights.astype(np.float32))
-    return inputs, dense
+    return first, weights.astype(np.float32)
 
 
 def _bounds(

@@ -24,6 +24,8 @@ _BLOCK = 2048
 """Elements of one program: with 128 threads, 16 per thread, in two vectors of 8 for 16-bit numbers."""
 _COLUMNS = 512
 """Native columns of one program of the pixel shuffle."""
+_LINES, _ACROSS = 8, 128
+"""Rows and columns of one program of the resampling. Rows share the weights of their columns."""
 _MOST_PARTS = 5
 
 
@@ -173,6 +175,151 @@ def _shuffle(
                 columns * factor
             )
             tl.store(target + place, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _across(
+    native,
+    out,
+    marks,
+    first,
+    weights,
+    count,
+    rows,
+    columns,
+    wide,
+    of_page,
+    of_channel,
+    of_row,
+    of_column,
+    channels: tl.constexpr,
+    mixed: tl.constexpr,
+    taps: tl.constexpr,
+    lines: tl.constexpr,
+    block: tl.constexpr,
+):
+    # One program is a part of some rows, each of one channel of one page.
+    row = tl.program_id(0).to(tl.int64) * lines + tl.arange(0, lines)
+    page = row // (rows * channels)
+    source = native + page * of_page + (row // rows) % channels * of_channel + (row % rows) * of_row
+    place = tl.program_id(1) * block + tl.arange(0, block)
+    inside = (row < count)[:, None] & (place < wide)[None, :]
+    start = tl.load(first + place, mask=place < wide, other=0)
+    total = tl.zeros((lines, block), tl.float32)
+    # Of numbers that are not finite, 0 times them is NaN.
+    wrong = tl.zeros((lines, block), tl.float32)
+    for tap in range(taps):
+        # Past the end of the axis the weight is 0.
+        column = tl.minimum(start + tap, columns - 1) * of_column
+        level = tl.zeros((lines, block), tl.float32)
+        for other in tl.static_range(mixed):
+            value = tl.load(
+                source[:, None] + (column + other * of_channel)[None, :], mask=inside, other=0.0
+            ).to(tl.float32)
+            wrong += value * 0.0
+            level += tl.minimum(tl.maximum(value, 0.0), 1.0)
+        weight = tl.load(weights + tap * wide + place, mask=place < wide, other=0.0)
+        total += weight[None, :] * (level / mixed)
+    # Pillow stores 8 bits between the passes. Without clipping, hard edges would differ.
+    total = tl.minimum(tl.maximum(total, 0.0), 1.0)
+    tl.store(out + row[:, None] * wide + place[None, :], total, mask=inside)
+    found = tl.sum(wrong, axis=1)
+    tl.atomic_add(marks + page, found, mask=(found != found) & (row < count))
+
+
+@triton.jit
+def _down(
+    middle,
+    out,
+    first,
+    weights,
+    count,
+    rows,
+    tall,
+    wide,
+    channels: tl.constexpr,
+    taps: tl.constexpr,
+    lines: tl.constexpr,
+    block: tl.constexpr,
+):
+    # One program is a part of some rows of the result, with all channels.
+    row = tl.program_id(0).to(tl.int64) * lines + tl.arange(0, lines)
+    page = row // tall
+    line = row % tall
+    place = tl.program_id(1) * block + tl.arange(0, block)
+    inside = (row < count)[:, None] & (place < wide)[None, :]
+    start = tl.load(first + line)
+    for channel in tl.static_range(channels):
+        plane = middle + (page * channels + channel) * rows * wide
+        total = tl.zeros((lines, block), tl.float32)
+        for tap in range(taps):
+            source = tl.minimum(start + tap, rows - 1).to(tl.int64)
+            value = tl.load((plane + source * wide)[:, None] + place[None, :], mask=inside, other=0.0)
+            total += tl.load(weights + tap * tall + line)[:, None] * value
+        level = tl.minimum(tl.maximum(total, 0.0), 1.0) * 255.0
+        target = out + (row * wide)[:, None] * channels + (place * channels + channel)[None, :]
+        tl.store(target, tl.floor(level + 0.5).to(tl.uint8), mask=inside)
+
+
+def resample_to_bytes(
+    native: torch.Tensor,
+    across: tuple[torch.Tensor, torch.Tensor],
+    down: tuple[torch.Tensor, torch.Tensor],
+    *,
+    mixes: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Resample windows of the output of a network, and round them to 8 bits.
+
+    Args:
+        native: N x C x H x W, any strides; clipped to 0..1.
+        across: for each column of the result the first column that it uses, int32, and float32 taps x columns: the
+            weights of the columns from there on; 0 past the last.
+        down: the same for its rows.
+        mixes: whether the mean of the channels is one channel of the result.
+
+    Returns:
+        uint8, N x rows x columns x C; and float32, N: NaN for a window with numbers that are not finite, otherwise 0.
+    """
+    n, channels, height, width = native.shape
+    mixed = channels if mixes else 1
+    channels //= mixed
+    wide, tall = len(across[0]), len(down[0])
+    middle = torch.empty((n, channels, height, wide), dtype=torch.float32, device=native.device)
+    out = torch.empty((n, tall, wide, channels), dtype=torch.uint8, device=native.device)
+    marks = torch.zeros(n, dtype=torch.float32, device=native.device)
+    parts = triton.cdiv(wide, _ACROSS)
+    count = n * channels * height
+    _across[(triton.cdiv(count, _LINES), parts)](
+        native,
+        middle,
+        marks,
+        *across,
+        count,
+        height,
+        width,
+        wide,
+        *native.stride(),
+        channels=channels,
+        mixed=mixed,
+        taps=len(across[1]),
+        lines=_LINES,
+        block=_ACROSS,
+    )
+    count = n * tall
+    _down[(triton.cdiv(count, _LINES), parts)](
+        middle,
+        out,
+        *down,
+        count,
+        height,
+        tall,
+        wide,
+        channels=channels,
+        taps=len(down[1]),
+        lines=_LINES,
+        block=_ACROSS,
+    )
+    return out, marks
 
 
 def activate(values: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> None:

@@ -93,7 +93,16 @@ class NetworkPass:
         native, finite = self._run(fold.apply(windows))
         return fold.restore(native, self._scale), finite
 
-    def _run(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def raw(self, windows: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        """Run the windows through the network, and leave the rest to `Way`.
+
+        Args:
+            windows: as in `__call__`.
+
+        Returns:
+            The native pixels, N x C x height*scale x width*scale, not clipped; and whether the mean of the channels is
+            the page, which is gray.
+        """
         n, height, width, channels = windows.shape
         # The samples are already in channels-last order, so moving the axes copies nothing.
         x = windows.permute(0, 3, 1, 2).to(self._precision).div_(white(windows.dtype))
@@ -105,9 +114,13 @@ class NetworkPass:
         native = self.compute(x)
         if channels == 3 and self._channels == 1:
             native = native.reshape(n, 3, *native.shape[2:])
+        return native, becomes_color
+
+    def _run(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        native, became_color = self.raw(windows)
         # A sum shows any NaN or infinity and reads the pixels once. Clamping would hide infinity.
         finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
         native = native.clamp_(0, 1)
-        if becomes_color:
+        if became_color:
             native = native.mean(dim=1, keepdim=True)
         return native, finite

@@ -191,7 +191,7 @@ def prove(
     is_right, measured = compare_ways(plain, fused, window, tolerance, exact)
     if not is_right:
         return Proof(False, measured)
-    plain_ms, fused_ms = _time(lambda: plain(window), lambda: fused(window), timer)
+    plain_ms, fused_ms = time_both(lambda: plain(window), lambda: fused(window), timer)
     measured += f" and takes {fused_ms:.2f} ms instead of {plain_ms:.2f} ms"
     return Proof(fused_ms < plain_ms, measured)
 
@@ -330,7 +330,7 @@ def _is_as_good(given: torch.Tensor, expected: torch.Tensor, exact: torch.Tensor
     return decibels >= usual_decibels - _NEARLY and largest <= 1.5 * usual_largest
 
 
-def _time(plain: Callable[[], object], fused: Callable[[], object], timer: Timer) -> tuple[float, float]:
+def time_both(plain: Callable[[], object], fused: Callable[[], object], timer: Timer) -> tuple[float, float]:
     """Return the median milliseconds of each."""
     plain_ms: list[float] = []
     fused_ms: list[float] = []

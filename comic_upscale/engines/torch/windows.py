@@ -15,6 +15,7 @@ from comic_upscale.engines.torch.alone import OCCUPANCY
 from comic_upscale.engines.torch.device import free_memory
 from comic_upscale.engines.torch.device_errors import is_too_much
 from comic_upscale.engines.torch.finishing import Finisher
+from comic_upscale.engines.torch.fused_resample import Cell, choose_resampling, resample_plainly, tables_of
 from comic_upscale.engines.torch.host_memory import HostMemory
 from comic_upscale.engines.torch.network_pass import NetworkPass, white
 from comic_upscale.engines.torch.resample import prepare_resample, resample
@@ -55,6 +56,8 @@ class WindowRunner:
         self._device = device
         self.host = HostMemory(pinned=device.type == "cuda")
         """Memory for copies from the device."""
+        self._is_cpu = device.type == "cpu"
+        self._fused = None if self._is_cpu else choose_resampling(device)[0]
 
     def run(
         self,
@@ -160,50 +163,71 @@ class WindowRunner:
                 ]
             )
         pixels = x.shape[0] * x.shape[1] * x.shape[2] * stage.forward.planes(x.shape[3])
-        for index in dict.fromkeys(tile for tile, _ in windows):
-            # Before the network, because copying new coefficients waits for everything in the queue.
-            prepare_resample(
-                whole, result.shape[1:3], tiles[index].cell_rows, tiles[index].cell_columns, self._device
+        cells = {
+            index: Cell(
+                whole,
+                (result.shape[1], result.shape[2]),
+                (tiles[index].rows.start * scale, tiles[index].columns.start * scale),
+                tiles[index].cell_rows,
+                tiles[index].cell_columns,
             )
+            for index in dict.fromkeys(tile for tile, _ in windows)
+        }
+        for cell in cells.values():
+            # Before the network, because copying new coefficients waits for everything in the queue.
+            self._prepare(cell, result.dtype)
         measure = stage.limits.wants(pixels)
         before = _start_measuring(self._device) if measure else 0
-        native, finite = stage.forward(x)
+        finite, mixes = None, False
+        if self._is_cpu:
+            native, finite = stage.forward(x)
+        else:
+            native, mixes = stage.forward.raw(x)
         done = 0
         # Windows of one tile are adjacent, whatever their page, and share the weights of the resampling.
         for index, same in groupby(windows, key=lambda window: window[0]):
-            tile, pages = tiles[index], [page for _, page in same]
+            cell, pages = cells[index], [page for _, page in same]
             made = slice(done, done + len(pages))
             place = slice(pages[0], pages[-1] + 1)
-            marks[place] += finite[made]
-            cell = resample(
-                native[made],
-                source_size=whole,
-                target_size=(result.shape[1], result.shape[2]),
-                origin=(tile.rows.start * scale, tile.columns.start * scale),
-                rows=tile.cell_rows,
-                columns=tile.cell_columns,
-            )
             done = made.stop
-            cell = cell.clamp_(0, 1).mul_(white(result.dtype)).round_()
-            target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
-            if self._device.type == "cpu":
+            target = result[place, slice(*cell.rows), slice(*cell.columns)]
+            if finite is not None:
+                marks[place] += finite[made]
+                levels = resample(native[made], **cell._asdict())
+                levels = levels.clamp_(0, 1).mul_(white(result.dtype)).round_()
                 # Channel by channel: all at once took twice as long.
-                for channel in range(cell.shape[1]):
-                    target[..., channel].copy_(cell[:, channel])
+                for channel in range(levels.shape[1]):
+                    target[..., channel].copy_(levels[:, channel])
                 if finish is not None:
                     finish(target, place.start)
                 continue
-            cell = cell.to(result.dtype).permute(0, 2, 3, 1).contiguous()
+            samples, numbers = self._resample(native[made], cell, mixes, result.dtype)
+            marks[place] += numbers
             if finish is not None:
-                finish(cell, place.start)
+                finish(samples, place.start)
             # Only whole pages are contiguous in a pinned result, and are copied while the host continues.
-            target.copy_(cell, non_blocking=self.host.pinned and target.is_contiguous())
+            target.copy_(samples, non_blocking=self.host.pinned and target.is_contiguous())
         if measure:
             stage.vain_measurements = 0 if was_alone() else stage.vain_measurements + 1
         # With another engine on the device, the peak is that of both. Where it never is alone, that has to do.
         if measure and stage.vain_measurements in (0, MOST_VAIN):
             stage.vain_measurements = 0
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
+
+    def _resample(
+        self, native: torch.Tensor, cell: Cell, mixes: bool, samples: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Resample in two kernels if they have proved themselves here and write such samples, otherwise plainly."""
+        if self._fused is None or samples != torch.uint8:
+            return resample_plainly(native, cell, mixes, samples)
+        return self._fused(native, cell, mixes)
+
+    def _prepare(self, cell: Cell, samples: torch.dtype) -> None:
+        """Put what `_resample` needs for a cell on the device."""
+        if self._fused is None or samples != torch.uint8:
+            prepare_resample(cell.source_size, cell.target_size, cell.rows, cell.columns, self._device)
+        else:
+            tables_of(cell, self._device)
 
     def plan(self, stage: Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int) -> list[Tile]:
         """Return the windows of a page (height, width): one for the whole page if it fits, otherwise even tiles."""

@@ -17,8 +17,15 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch.nn import functional
 
-from comic_upscale.engines.torch import kernels, proof
+from comic_upscale.engines.lanczos import Span, input_span
+from comic_upscale.engines.torch import fused_resample, kernels, proof
 from comic_upscale.engines.torch.fused import FusedCompact, NotFusableError, fuse
+from comic_upscale.engines.torch.fused_resample import (
+    Cell,
+    resample_fused,
+    resample_plainly,
+    try_resampling,
+)
 from comic_upscale.engines.torch.proof import build_fused, draw_window, try_way
 from comic_upscale.models.network import Network
 from tests.conftest import LONG, pairs
@@ -320,3 +327,103 @@ def test_a_dense_block_with_a_wrong_kernel_is_refused(
     chosen, found = try_way(network, module, CPU, torch.float32, build=build_fused, timer=_in_turn())
     assert chosen is module
     assert "levels" in found.reason
+
+
+def _native(
+    channels: int, height: int, width: int, dtype: torch.dtype, *, last: bool = False
+) -> torch.Tensor:
+    """Return what a network gives for two pages, also a little below 0 and above 1."""
+    pages = torch.cat([draw_window(height, width, channels), draw_window(height, width, channels).flip(2)])
+    native = (pages * 1.2 - 0.1).to(dtype)
+    return native.contiguous(memory_format=LAST) if last else native
+
+
+def _cell(native: torch.Tensor, rows: int, columns: int) -> Cell:
+    height, width = native.shape[2:]
+    return Cell((height, width), (rows, columns), (0, 0), Span(0, rows), Span(0, columns))
+
+
+def _most(found: torch.Tensor, expected: torch.Tensor) -> int:
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    return int((found.int() - expected.int()).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("channels", "mixes", "rows", "columns"),
+    [
+        (3, False, 15, 10), (1, False, 15, 10), (3, True, 15, 10),
+        # Larger than native, as large, one row, and wider than a program.
+        (3, False, 23, 15), (3, False, 18, 12), (3, False, 1, 10), (1, False, 3, 700), (3, False, 18, 10),
+    ],
+)  # fmt: skip
+def test_resampling_to_bytes(channels: int, mixes: bool, rows: int, columns: int) -> None:
+    for dtype in HALVES:
+        native = _native(channels, 18, 12, dtype, last=dtype == torch.float16)
+        expected, _ = resample_plainly(native.clone(), _cell(native, rows, columns), mixes)
+        found, marks = resample_fused(native, _cell(native, rows, columns), mixes)
+        assert _most(found, expected) <= 1
+        # Almost all are equal: only what lies between two levels may differ.
+        assert (found != expected).float().mean() < 0.01
+        assert marks.tolist() == [0, 0]
+
+
+def test_a_window_is_resampled_in_the_coordinates_of_its_page() -> None:
+    native = _native(3, 36, 24, torch.float16)[:1]
+    whole, _ = resample_fused(native, _cell(native, 30, 20), False)
+    rows, columns = Span(10, 22), Span(6, 14)
+    seen = [input_span(*sides, span) for sides, span in (((36, 30), rows), ((24, 20), columns))]
+    window = native[:, :, slice(*seen[0]), slice(*seen[1])]
+    cell = Cell((36, 24), (30, 20), (seen[0].start, seen[1].start), rows, columns)
+    part, _ = resample_fused(window, cell, False)
+    assert torch.equal(part, whole[:, slice(*rows), slice(*columns)])
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("wrong", "place"), [(math.nan, (0, 0, 0, 0)), (math.inf, (1, 2, 17, 11)), (-math.inf, (1, 1, 9, 5))]
+)
+def test_resampling_sees_numbers_that_are_not_finite(wrong: float, place: tuple[int, ...]) -> None:
+    for mixes in (False, True):
+        native = _native(3, 18, 12, torch.float16)
+        native[place] = wrong
+        _, marks = resample_fused(native, _cell(native, 15, 10), mixes)
+        assert torch.isfinite(marks).tolist() == [place[0] != 0, place[0] != 1]
+
+
+@pytest.fixture
+def small_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes minutes for the real test window."""
+    monkeypatch.setattr(fused_resample, "_NATIVE", (24, 18))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.usefixtures("small_native")
+def test_resampling_proves_itself_and_wrong_resampling_does_not() -> None:
+    way, found = try_resampling(CPU, resample_fused, _in_turn())
+    assert way is resample_fused and "levels and takes" in found.reason
+
+    def shifted(native: torch.Tensor, cell: Cell, mixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        made, marks = resample_fused(native, cell, mixes)
+        return made.roll(1, 2), marks
+
+    def blind(native: torch.Tensor, cell: Cell, mixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        made, marks = resample_fused(native, cell, mixes)
+        return made, torch.zeros_like(marks)
+
+    def failing(native: torch.Tensor, cell: Cell, mixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        raise RuntimeError("no compiler\nmore")
+
+    for wrong, said in (
+        (shifted, "differs by"), (blind, "does not see numbers"), (failing, "RuntimeError: no compiler"),
+        (lambda native, cell, mixes: (native, native), "it returns torch.float16"),
+    ):  # fmt: skip
+        way, found = try_resampling(CPU, wrong, lambda work: 1.0)
+        assert way is None and said in found.reason
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.usefixtures("small_native")
+def test_slower_resampling_is_not_used() -> None:
+    times = iter([1.0, 2.0] * 50)
+    way, found = try_resampling(CPU, resample_fused, lambda work: next(times))
+    assert way is None and "takes 2.00 ms instead of 1.00 ms" in found.reason

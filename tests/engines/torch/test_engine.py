@@ -15,6 +15,7 @@ from comic_upscale.engines.base import Batch
 from comic_upscale.engines.limits import BATCHES_BEFORE_GROWTH
 from comic_upscale.engines.torch import engine as torch_engine
 from comic_upscale.engines.torch.engine import OVERFLOWS_BEFORE_FP32, TorchEngine, open_torch_engine
+from comic_upscale.engines.torch.fused_resample import Cell, resample_plainly
 from comic_upscale.engines.torch.windows import WindowRunner
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders
@@ -146,6 +147,36 @@ def test_tiles_collected_on_the_device_make_the_same_page(
     assert len(collected) == has_memory
     assert made.borders == expected.borders != NO_BORDERS
     np.testing.assert_array_equal(made.pixels, expected.pixels)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("tile", [0, 64])
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_the_way_of_a_gpu_makes_the_page_of_a_cpu(
+    compact: Network,
+    monkeypatch: pytest.MonkeyPatch,
+    is_fused: bool,
+    tile: int,
+    channels: int,
+    kind: type[np.generic],
+) -> None:
+    batch = Batch(draw_pages(2, 90, 75, channels, kind), (188, 225))
+    expected = open_engine(compact, tile=tile).upscale(batch)
+    engine = open_engine(compact, tile=tile)
+    asked: list[Cell] = []
+
+    def fused(native: torch.Tensor, cell: Cell, mixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(cell)
+        return resample_plainly(native, cell, mixes)
+
+    monkeypatch.setattr(engine._windows, "_is_cpu", False)
+    monkeypatch.setattr(engine._windows, "_fused", fused if is_fused else None)
+    made = engine.upscale(batch)
+    # Samples of 16 bits go the plain way.
+    assert bool(asked) == (is_fused and kind == np.uint8)
+    assert made.borders == expected.borders
+    assert worst(made.pixels, expected.pixels) <= (1 if kind == np.uint8 else 2)
 
 
 def test_the_engine_says_where_its_tiles_meet_and_that_whole_pages_have_none(compact: Network) -> None:

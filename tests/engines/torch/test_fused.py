@@ -46,8 +46,12 @@ SHAPES = {
     ),
     "enlarge": dict(channels=64, factor=2, adds=False, block=2048),
     "shuffle": dict(depth=32, channels=3, factor=3, adds=True, block=512),
+    "across": dict(channels=3, mixed=1, taps=8, lines=8, block=128, of_column=1),
+    "down": dict(channels=3, taps=8, lines=8, block=128),
 }
-WHOLE = {"total": "i64", "rows": "i32", "columns": "i32", "scale": "fp32"}
+WHOLE = {"total": "i64", "scale": "fp32", **dict.fromkeys(("middle", "weights", "marks"), "*fp32"), "first": "*i32"}
+WHOLE |= dict.fromkeys(("count", "rows", "columns", "wide", "tall", "of_page", "of_channel", "of_row"), "i32")
+BYTES = {"across": "*fp32", "down": "*u8"}
 CHOSEN = ((75, "fp16", ["activate", "join"]), (80, "bf16", ["join residuals"]), (90, "fp16", SHAPES))
 for capability, number, chosen in CHOSEN:
     for name in chosen:
@@ -55,6 +59,8 @@ for capability, number, chosen in CHOSEN:
         kernel = getattr(kernels, "_" + name.split()[0])
         names = kernel.arg_names
         types = {each: "constexpr" if each in constants else WHOLE.get(each, "*" + number) for each in names}
+        if name in BYTES:
+            types["out"] = BYTES[name]
         # As for a launch with pages of 512 columns: aligned memory, and sizes that are multiples of 16.
         aligned = {(i,): [["tt.divisibility", 16]] for i, each in enumerate(names)
                    if types[each].startswith(("*", "i"))}
@@ -91,8 +97,13 @@ def test_the_kernels_compile_for_gpus_and_read_whole_vectors(tmp_path: Path) -> 
     found = _run(["-c", _COMPILE], tmp_path, TRITON_INTERPRET="0")
     assert found.returncode == 0, found.stderr[-4000:]
     lines = [line.split() for line in found.stdout.splitlines()]
-    assert len(lines) == 8
+    assert len(lines) == 10
     for name, capability, loads, vectors in lines:
         assert int(loads) > 0
-        # The shuffle gathers single numbers: neighbours in the result are apart in the channels.
-        assert name == "shuffle" or loads == vectors, f"{name} for sm_{capability} reads number by number"
+        # These gather single numbers: neighbours in the result are apart in the channels, or in the page.
+        if name in ("shuffle", "across"):
+            continue
+        # Beside vectors, the last one reads one weight for each row.
+        assert int(vectors) > 0 if name == "down" else loads == vectors, (
+            f"{name} for sm_{capability} reads number by number"
+        )
