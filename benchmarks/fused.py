@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,24 @@ from PIL import Image
 from torch.nn import functional
 
 from benchmarks.gpu import CASES, SHIPPED, WEIGHTS, random_network, save_weights
+from comic_upscale.engines.base import FinishPlan
+from comic_upscale.engines.lanczos import Span
+from comic_upscale.engines.pages import prepare
+from comic_upscale.engines.torch import finishing
+from comic_upscale.engines.torch.finishing import Finisher
+from comic_upscale.engines.torch.finishing_proof import find_difference
 from comic_upscale.engines.torch.fused import fuse
+from comic_upscale.engines.torch.fused_resample import (
+    Cell,
+    resample_fused,
+    resample_plainly,
+    try_resampling,
+)
+from comic_upscale.engines.torch.host_memory import HostMemory
 from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.engines.torch.proof import draw_window, time_on_cuda
+from comic_upscale.gate.measures import MeasurePlan
+from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import resolve_weights
 
@@ -107,6 +123,8 @@ def main() -> None:
         bench.piece(f"decision {name}", lambda name=name: _decide(bench, networks[name]))
         bench.piece(f"pixels {name}", lambda name=name: _pixels(bench, networks[name]))
         bench.piece(f"speed {name}", lambda name=name: _speed(bench, networks[name], BATCHES[name]))
+    bench.piece("resampling", lambda: _resampling(bench))
+    bench.piece("finishing", lambda: _finishing(bench))
     bench.piece("kernels", lambda: _kernels(bench), needs=3)
     bench.piece("convolutions", lambda: _convolutions(bench), needs=3)
     for name in networks if bench.on_gpu else ():
@@ -191,6 +209,59 @@ def _speed(bench: Bench, network: Network, batch: int) -> dict[str, object]:
             peak = torch.cuda.max_memory_allocated(bench.device) / n / 2**20 if bench.on_gpu else 0
             found[f"{name} {precision}"] = [round(took, 3), f"{peak:.0f} MiB a page"]
     return found
+
+
+def _resampling(bench: Bench) -> dict[str, object]:
+    """Milliseconds a page from native pixels to bytes at 2.5x, both ways, and what engines decide."""
+    n = 4 if bench.on_gpu else 1
+    decision = try_resampling(bench.device, resample_fused, time_on_cuda)[1] if bench.on_gpu else None
+    found: dict[str, object] = {
+        "decision": None if decision is None else [decision.is_fused, decision.reason]
+    }
+    for scale in (3, 4, 2):
+        height, width = bench.page[0] * scale, bench.page[1] * scale
+        rows, columns = bench.page[0] * 5 // 2, bench.page[1] * 5 // 2
+        cell = Cell((height, width), (rows, columns), (0, 0), Span(0, rows), Span(0, columns))
+        # As the kernel of the pixel shuffle writes it.
+        native = bench.draw(n, 3, scale=scale).sigmoid_().contiguous()
+        for name, way in (("plain", resample_plainly), ("fused", resample_fused)):
+            took = bench.milliseconds(lambda way=way: way(native, cell, False))
+            found[f"x{scale} {name}"] = round(took / n, 4)
+    return found
+
+
+def _finishing(bench: Bench) -> dict[str, object]:
+    """What differs from the host, and the milliseconds a page of each step."""
+    n = 10 if bench.on_gpu else 1
+    # Cells and blocks need some pixels also in a rehearsal.
+    height, width = bench.page if bench.on_gpu else (120, 90)
+    drawn = (draw_window(height, width, 3)[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
+    sources = [replace(prepare(Pixels(drawn, lossless=index % 2 == 0)), faint=None) for index in range(n)]
+    target = (height * 5 // 2, width * 5 // 2)
+    larger = np.asarray(Image.fromarray(drawn).resize(target[::-1], Image.Resampling.LANCZOS)) // 8 * 8
+    outputs = torch.from_numpy(np.stack([larger] * n)).to(bench.device)
+    measures = MeasurePlan.of(drawn.shape, larger.shape, looks_for_texture=True)
+    assert measures is not None and measures.bends is not None
+    host = HostMemory(pinned=bench.on_gpu)
+    plan = FinishPlan(measures, png_rows=True)
+
+    def everything() -> None:
+        Finisher(plan, sources, target, host, bench.device).finish(outputs.clone(), 0)
+
+    def copies() -> None:
+        for _ in range(2):
+            host.empty(outputs.shape, outputs.dtype).copy_(outputs, non_blocking=True)
+
+    lines = measures.bends.rows
+    steps: dict[str, Callable[[], object]] = {
+        "everything, with copies of the results": everything,
+        "two copies of the pages to the host": copies,
+        "shrink": lambda: finishing.shrink(outputs, measures),
+        "second differences of rows": lambda: finishing.measure_bends(outputs[:, ::5, :, 1], lines),
+        "PNG rows": lambda: finishing.filter_rows(outputs),
+    }
+    found: dict[str, object] = {"difference from the host": find_difference(bench.device)}
+    return found | {name: round(bench.milliseconds(step) / n, 4) for name, step in steps.items()}
 
 
 def _kernels(bench: Bench) -> dict[str, object]:

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch.nn import functional
 
+from comic_upscale.engines.torch.device import current_on
 from comic_upscale.models.architectures import ESRGAN, Compact
 
 _DENSE_SCALE = 0.2
@@ -114,7 +114,7 @@ class FusedCompact(torch.nn.Module):
         from comic_upscale.engines.torch import kernels
 
         x = x.contiguous(memory_format=torch.channels_last)
-        with _on_device(x):
+        with current_on(x.device):
             signal = _pad_page(x, self._first)
             for convolution in (self._first, *self._inner):
                 signal = convolution(signal)
@@ -170,7 +170,7 @@ class FusedRrdb(torch.nn.Module):
         from comic_upscale.engines.torch import kernels
 
         x = x.contiguous(memory_format=torch.channels_last)
-        with _on_device(x):
+        with current_on(x.device):
             start = self._first(_pad_page(x, self._first))
             kernels.activate(start, self._first.bias, self._unchanged)
             signal = start
@@ -234,11 +234,6 @@ def _run_block(block: Sequence[_DenseBlock], x: torch.Tensor) -> torch.Tensor:
     for dense in block[:-1]:
         signal = dense(signal, None)
     return block[-1](signal, x)
-
-
-def _on_device(x: torch.Tensor) -> AbstractContextManager[object]:
-    """Triton launches on the current device, whichever device the tensors are on."""
-    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
 
 
 def _read_convolutions(layers: Sequence[torch.nn.Module]) -> Iterator[_Convolution]:

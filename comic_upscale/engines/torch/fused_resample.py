@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from comic_upscale.engines.lanczos import Span, tap_weights
+from comic_upscale.engines.torch.device import current_on, release_memory
 from comic_upscale.engines.torch.proof import (
     Proof,
     Timer,
@@ -77,7 +78,8 @@ def resample_fused(native: torch.Tensor, cell: Cell, mixes: bool) -> tuple[torch
     from comic_upscale.engines.torch.kernels import resample_to_bytes
 
     down, across = tables_of(cell, native.device)
-    return resample_to_bytes(native, across, down, mixes=mixes)
+    with current_on(native.device):
+        return resample_to_bytes(native, across, down, mixes=mixes)
 
 
 def tables_of(
@@ -119,6 +121,8 @@ def choose_resampling(device: torch.device) -> tuple[Way | None, Proof]:
         way, proof = None, Proof(False, reason)
     else:
         way, proof = try_resampling(device, resample_fused, time_on_cuda)
+        # What the test took. The first batches measure how much memory a page needs.
+        release_memory(device)
     log.debug("%s: %s resampling: %s", device, "plain" if way is None else "fused", proof.reason)
     return way, proof
 
@@ -148,7 +152,7 @@ def _prove(device: torch.device, fused: Way, timer: Timer) -> Proof:
     # A network returns numbers a little beyond the range.
     native = (page * 1.2 - 0.1).to(device, torch.float16)
     worst = 0
-    with torch.inference_mode():
+    with current_on(device), torch.inference_mode():
         for scale, factor in _FACTORS:
             cell = _whole(native, scale, factor)
             for mixes in (False, True):

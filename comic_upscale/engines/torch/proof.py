@@ -17,14 +17,13 @@ import statistics
 import sys
 import sysconfig
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from comic_upscale.engines.torch.device import precision_name, release_memory
+from comic_upscale.engines.torch.device import current_on, precision_name, release_memory
 from comic_upscale.models.network import Network
 
 log = logging.getLogger(__name__)
@@ -287,10 +286,7 @@ def _prove_on_device(
         made: torch.Tensor = module(page.to(device).contiguous(memory_format=torch.channels_last))
         return made
 
-    on_device: AbstractContextManager[object] = (
-        torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    )
-    with on_device, torch.inference_mode():
+    with current_on(device), torch.inference_mode():
         windows = [
             (
                 page.to(device, precision).contiguous(memory_format=torch.channels_last),
