@@ -59,6 +59,7 @@ _LEAST_BEND = 0.9
 faintest detail that counts, were it a wave just too fine for the source. Blocks that counted had 1.2 or more."""
 EVERY = 5
 """The distance between the rows, and between the columns, of which second differences are taken, in output pixels."""
+_ROWS = 64
 _NEIGHBOURS = 2
 """Blocks around the examined ones that are measured with them, so that resampling sees what lies around."""
 
@@ -326,10 +327,15 @@ def _largest_group(found: Mask) -> int:
 def _squares_of_contrast(gray: UInt8Array) -> Floats:
     """Return the square of each pixel minus the mean of the square around; the page's edge is repeated."""
     side = 2 * _AROUND + 1
-    # Sums of 25 samples of 8 bits fit in 16 bits.
-    sums = _over_windows(np.add, np.pad(gray, _AROUND, mode="edge").astype(np.int16), side)
-    differences = gray * np.int16(side**2) - sums
-    squares: Floats = np.multiply(differences, differences * np.float32(side**-4), dtype=np.float32)
+    padded = np.pad(gray, _AROUND, mode="edge")
+    squares = np.empty(gray.shape, np.float32)
+    # Few rows at a time, so that they stay in the processor's cache.
+    for first in range(0, len(gray), _ROWS):
+        part = gray[first : first + _ROWS]
+        # Sums of 25 samples of 8 bits fit in 16 bits.
+        around = padded[first : first + len(part) + 2 * _AROUND].astype(np.int16)
+        differences = (part * np.int16(side**2) - _over_windows(np.add, around, side)).astype(np.float32)
+        np.multiply(differences, differences * np.float32(side**-4), out=squares[first : first + len(part)])
     return squares
 
 
