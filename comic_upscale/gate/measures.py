@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from comic_upscale.gate.reduce import reduce_by
-from comic_upscale.gate.scores import Grid
+from comic_upscale.gate.scores import Grid, shrink
 from comic_upscale.gate.texture import BendPlan, is_large_enough
 from comic_upscale.imaging.pixels import UInt8Array
+
+_TALLEST = 1.9
+"""The most height over width of pages that a device shrinks by the filter: from 2 on, Pillow filters columns first."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasurePlan:
     """The measures of pages of one shape. The gate makes the same on the host, to the bit."""
 
-    size: tuple[int, int]
-    """(columns, rows) of the shrunk page."""
-    block: tuple[int, int]
-    """(width, height) of the pixels that make one of the shrunk page: their mean, rounded as Pillow rounds it."""
+    grid: Grid
+    """How pages are shrunk: by the means of blocks, rounded as Pillow rounds them, or by Pillow's Hamming filter."""
     bends: BendPlan | None
     """The second differences to measure; None for none."""
 
@@ -33,14 +33,15 @@ class MeasurePlan:
             looks_for_texture: whether the gate looks for invented texture.
 
         Returns:
-            None if the pages are shrunk by a filter and not by means: only the host does that.
+            None if only the host shrinks such pages.
         """
         grid = Grid.of(source, larger)
-        if not grid.is_whole:
+        is_filtered = grid.is_filtered_at_once(larger) and larger[0] <= _TALLEST * larger[1]
+        if not grid.is_whole and not is_filtered:
             return None
         bends = BendPlan.of(source, larger) if looks_for_texture and is_large_enough(source) else None
-        return cls(grid.size, grid.block(larger), bends)
+        return cls(grid, bends)
 
     def shrink(self, page: UInt8Array) -> UInt8Array:
         """Return a page, height x width x C, as the gate shrinks it."""
-        return reduce_by(page, self.size, self.block)
+        return shrink(page, self.grid)

@@ -136,7 +136,7 @@ class RawOutput:
             borders: as there.
         """
         grid = Grid.of(source.shape, larger.shape)
-        return cls(_shrink(larger, grid), worst_seam(source, larger, borders))
+        return cls(shrink(larger, grid), worst_seam(source, larger, borders))
 
 
 def compare(
@@ -162,9 +162,9 @@ def compare(
     """
     grid = Grid.of(source.shape, larger.shape)
     ratio = source.shape[0] * grid.used[1] / grid.size[1]
-    small_source = _shrink(source, grid)
+    small_source = shrink(source, grid)
     known, bends = (None, None) if device_work is None else (device_work.small, device_work.bends)
-    small = _shrink(larger, grid) if known is None else known
+    small = shrink(larger, grid) if known is None else known
     before, after = _luma(small_source), _luma(small)
     difference = after - before
     mean_square = float(np.vdot(difference, difference)) / difference.size
@@ -239,6 +239,15 @@ class Grid:
         """Return (width, height) of the pixels of a page of this shape that make one of the grid, if it is whole."""
         return round(shape[1] * self.used[0] / self.size[0]), round(shape[0] * self.used[1] / self.size[1])
 
+    def end(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Return where the part of a page of this shape that is compared ends: (x, y) in its pixels."""
+        return shape[1] * self.used[0], shape[0] * self.used[1]
+
+    def is_filtered_at_once(self, shape: tuple[int, ...]) -> bool:
+        """Return whether the filter does all of the reduction, and in one piece, for a page of this shape."""
+        largest = max(end / length for end, length in zip(self.end(shape), self.size, strict=True))
+        return math.prod(shape) <= MOST_COPIED and largest < 2 * _GAP
+
 
 def _borders_at(borders: Borders, larger: tuple[int, ...], small: tuple[int, ...]) -> Borders:
     """Return the positions of the borders in the shrunk page."""
@@ -264,12 +273,12 @@ def _multiple(length: int, of: int) -> int:
     return max(1, length // of * of)
 
 
-def _shrink(pixels: UInt8Array, grid: Grid) -> UInt8Array:
+def shrink(pixels: UInt8Array, grid: Grid) -> UInt8Array:
     """Return the used part of a page, from its upper left corner, at the size of the grid."""
     size = grid.size
     if grid.is_whole:
         return reduce_by(pixels, size, grid.block(pixels.shape))
-    width, height = pixels.shape[1] * grid.used[0], pixels.shape[0] * grid.used[1]
+    width, height = grid.end(pixels.shape)
     # A plain mean may do only a part of the reduction: the filter sees its blocks in place of pixels, and too large
     # blocks would take contrast from the page, but not from its source.
     # Pillow copies its input, so a large page is processed in groups of rows.

@@ -367,7 +367,7 @@ def test_a_large_page_is_shrunk_some_rows_at_a_time(monkeypatch: pytest.MonkeyPa
     coarse = Image.fromarray(random.integers(0, 256, (80, 60, 3), np.uint8)).resize(larger[::-1])
     page = np.asarray(coarse)[:, :, :channels]
     grid = scores.Grid(size, (1.0, 1.0), is_whole=False)
-    whole = scores._shrink(page, grid)
+    whole = scores.shrink(page, grid)
     copied = []
 
     def watched(array: UInt8Array) -> Image.Image:
@@ -377,7 +377,7 @@ def test_a_large_page_is_shrunk_some_rows_at_a_time(monkeypatch: pytest.MonkeyPa
     fromarray = Image.fromarray
     monkeypatch.setattr(Image, "fromarray", watched)
     monkeypatch.setattr(scores, "MOST_COPIED", page.size - 1)
-    parts = scores._shrink(page, grid)
+    parts = scores.shrink(page, grid)
     assert len(copied) >= 8
     assert max(copied) <= page.nbytes / 6
     assert np.abs(parts.astype(int) - whole).max() <= 2

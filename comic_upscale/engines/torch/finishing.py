@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from comic_upscale.engines.base import FinishPlan
 from comic_upscale.engines.torch.host_memory import HostMemory
 from comic_upscale.gate.measures import MeasurePlan
+from comic_upscale.gate.reduce import WEIGHT_BITS, filter_weights
 from comic_upscale.gate.texture import EVERY, BendLines
 from comic_upscale.imaging.codecs.png import PAETH
 from comic_upscale.imaging.flat_areas import BLACK, WHITE, source_indices
@@ -203,12 +204,28 @@ class _Part:
 
 
 def shrink(pages: torch.Tensor, measures: MeasurePlan) -> torch.Tensor:
-    """Return pages for the quality gate, as `reduce_by` does: the means of blocks, in Pillow's arithmetic."""
-    (columns, rows), (across, down) = measures.size, measures.block
+    """Return pages for the quality gate, as `MeasurePlan.shrink` does, in Pillow's arithmetic."""
+    (columns, rows), shape = measures.grid.size, tuple(pages.shape[1:])
+    if not measures.grid.is_whole:
+        right, bottom = measures.grid.end(shape)
+        return _filtered(_filtered(pages, 2, columns, right), 1, rows, bottom)
+    across, down = measures.grid.block(shape)
     blocks = pages[:, : rows * down, : columns * across].view(len(pages), rows, down, columns, across, -1)
     count = across * down
     sums = blocks.sum((2, 4), dtype=torch.int64)
     return sums.add_(count // 2).mul_((1 << 24) // count).bitwise_right_shift_(24).to(torch.uint8)
+
+
+def _filtered(pages: torch.Tensor, axis: int, count: int, end: float) -> torch.Tensor:
+    """Shrink an axis to this many pixels by Pillow's filter. It ends here, and begins at 0."""
+    places, weights = _filter_table(pages.shape[axis], count, end, *_place(pages))
+    shape = [1] * pages.ndim
+    shape[axis] = count
+    # Weights add up to 2 ** 22, so sums of samples of 8 bits stay below 2 ** 31.
+    total = torch.full((1,), 1 << (WEIGHT_BITS - 1), dtype=torch.int32, device=pages.device)
+    for place, weight in zip(places, weights, strict=True):
+        total = total + pages.index_select(axis, place).to(torch.int32) * weight.view(shape)
+    return total.bitwise_right_shift_(WEIGHT_BITS).clamp_(0, _WHITE_LEVEL).to(torch.uint8)
 
 
 def restore_tones(pages: torch.Tensor, maps: _Maps) -> None:
@@ -349,6 +366,18 @@ def _counts(
 ) -> torch.Tensor:
     """Return the number of values between the edges of rows and columns, float64."""
     return torch.from_numpy(np.outer(np.diff(rows), np.diff(columns)).astype(np.float64)).to(device)
+
+
+@functools.lru_cache(maxsize=64)
+def _filter_table(
+    length: int, count: int, end: float, device: torch.device, _stream: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the pixels that each pixel of the result uses, and their weights; both taps x count."""
+    found = filter_weights(length, count, end)
+    taps = max(len(weights) for _, weights in found)
+    places = [[min(first + tap, length - 1) for first, _ in found] for tap in range(taps)]
+    weights = [[each[tap] if tap < len(each) else 0 for _, each in found] for tap in range(taps)]
+    return torch.tensor(places, device=device), torch.tensor(weights, dtype=torch.int32, device=device)
 
 
 @functools.lru_cache(maxsize=64)

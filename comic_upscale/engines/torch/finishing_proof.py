@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from comic_upscale.engines.base import FinishPlan
 from comic_upscale.engines.pages import finish, prepare
@@ -23,9 +24,10 @@ from comic_upscale.imaging.pixels import DeviceWork, Pixels, UInt8Array
 
 log = logging.getLogger(__name__)
 
-_SIZE = (190, 130)
+_SIZE = (191, 131)
 """Height and width of the test page: no whole number of cells and blocks."""
-_SCALE = 2
+_TARGETS = ((382, 262), (478, 328))
+"""Heights and widths of its outputs: the gate shrinks the first by means, and the second by a filter."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -45,18 +47,22 @@ def finishes_right(device: torch.device) -> bool:
 
 
 def find_difference(device: torch.device) -> str | None:
-    """Finish two test pages on a device and on the host; return what differs, None if nothing does.
+    """Finish test pages on a device and on the host; return what differs, None if nothing does.
 
     Raises:
         RuntimeError: the device cannot do it.
     """
-    sources, raws = zip(*(_test_page(lossless=lossless) for lossless in (True, False)), strict=True)
+    found = (_find_difference(device, target) for target in _TARGETS)
+    return next((wrong for wrong in found if wrong is not None), None)
+
+
+def _find_difference(device: torch.device, target: tuple[int, int]) -> str | None:
+    sources, raws = zip(*(_test_page(target, lossless=lossless) for lossless in (True, False)), strict=True)
     measures = MeasurePlan.of(sources[0].color.shape, raws[0].shape, looks_for_texture=True)
     assert measures is not None and measures.bends is not None
     outputs = torch.from_numpy(np.stack(raws)).to(device)
-    finisher = Finisher(
-        FinishPlan(measures, png_rows=True), sources, raws[0].shape[:2], HostMemory(pinned=False), device
-    )
+    plan = FinishPlan(measures, png_rows=True)
+    finisher = Finisher(plan, sources, target, HostMemory(pinned=False), device)
     finisher.finish(outputs, 0)
     finished = outputs.cpu().numpy()
     for source, raw, page, work in zip(sources, raws, finished, finisher.work(), strict=True):
@@ -84,13 +90,14 @@ def finish_on_host(raw: Pixels, measures: MeasurePlan) -> tuple[UInt8Array, Devi
     return color, DeviceWork(raw_small, measures.shrink(color), bends, rows)
 
 
-def _test_page(*, lossless: bool) -> tuple[Pixels, UInt8Array]:
+def _test_page(target: tuple[int, int], *, lossless: bool) -> tuple[Pixels, UInt8Array]:
     """Return a page as `prepare` returns it, and a raw output for it: darker, a little noisy, nowhere pure."""
     drawn = (draw_window(*_SIZE, 3)[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
     # Areas of pure white and black, which the noise of the drawing does not have.
     drawn[:60, :50], drawn[100:140, 60:100] = 255, 0
     source = replace(prepare(Pixels(drawn, lossless=lossless)), faint=None)
-    larger = drawn.repeat(_SCALE, axis=0).repeat(_SCALE, axis=1).astype(np.int16)
+    image = Image.fromarray(drawn).resize(target[::-1], Image.Resampling.LANCZOS)
+    larger = np.asarray(image, np.int16)
     noise = np.random.default_rng(1).integers(-7, 4, larger.shape)
     return source, (larger + noise).clip(0, 255).astype(np.uint8)
 
