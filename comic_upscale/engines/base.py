@@ -145,6 +145,9 @@ OnPart: TypeAlias = Callable[[EnginePart], None]
 class Engine(Protocol):
     """Makes pages larger. Used from one thread at a time; may be created on another.
 
+    An engine whose device computes by itself may have an attribute ``batches_at_once``: from so many threads `upscale`
+    may be called at the same time. So the device has work while results of the batch before are fetched.
+
     An engine with long calls may have a method ``interrupt()``. Any thread may call it, and the current call of the
     engine then ends at once with a `DeviceError`. The engine is not used afterwards. `interrupt` calls this method.
 
@@ -335,6 +338,12 @@ def interrupt(engine: Engine) -> None:
         method()
 
 
+def batches_at_once(engine: Engine) -> int:
+    """Return how many calls of `upscale` an engine takes at the same time, at least 1."""
+    count: int = getattr(engine, "batches_at_once", 1)
+    return count
+
+
 def charge(engine: Engine, spending: Spending | None) -> None:
     """Let an engine that is billed by call record its calls in a meter; None for a job without one."""
     method: Callable[[Spending | None], None] | None = getattr(engine, "charge", None)
@@ -369,6 +378,11 @@ class KeptOpen:
     def info(self) -> EngineInfo:
         """The properties of the engine."""
         return self._engine.info
+
+    @property
+    def batches_at_once(self) -> int:
+        """The number of calls that the engine takes at the same time."""
+        return batches_at_once(self._engine)
 
     def batch_limit(self, height: int, width: int) -> int:
         """Return the limit of the engine."""

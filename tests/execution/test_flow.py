@@ -98,6 +98,43 @@ def test_a_full_batch_goes_before_an_older_partial_one() -> None:
     assert asyncio.run(scenario()) == [1, 2]
 
 
+def test_a_device_that_has_work_gets_full_batches_alone() -> None:
+    async def scenario() -> None:
+        assembler: BatchAssembler[int] = BatchAssembler()
+        busy = True
+
+        def take() -> asyncio.Task[list[int]]:
+            return asyncio.create_task(assembler.take(lambda _: 2, is_idle=lambda: not busy))
+
+        waiting = take()
+        assembler.add("even", 1)
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        assembler.add("even", 2)
+        assert await asyncio.wait_for(waiting, 5) == [1, 2]
+        # One that is short is taken as soon as the device has nothing else to do.
+        assembler.add("odd", 3)
+        waiting = take()
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        busy = False
+        assembler.done()
+        assert await asyncio.wait_for(waiting, 5) == [3]
+        # Once no item follows, no batch fills.
+        busy = True
+        assembler.add("odd", 4)
+        waiting = take()
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        assembler.close()
+        assert await asyncio.wait_for(waiting, 5) == [4]
+        assembler.done()
+        assembler.done()
+        assert await asyncio.wait_for(take(), 5) == []
+
+    asyncio.run(scenario())
+
+
 def test_what_a_device_could_not_process_comes_again_and_nobody_leaves_before() -> None:
     async def scenario() -> None:
         assembler: BatchAssembler[int] = BatchAssembler()

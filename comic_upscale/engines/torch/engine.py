@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
@@ -15,11 +16,7 @@ from comic_upscale.engines import reach
 from comic_upscale.engines.base import Batch, EngineInfo, Upscaled
 from comic_upscale.engines.limits import HUGE_PIXELS, LARGEST_TENSOR, Limits
 from comic_upscale.engines.reach import IN_TILES, tiles_warning
-from comic_upscale.engines.tiling import (
-    SMALLEST_TILE,
-    borders_of,
-    default_overlap,
-)
+from comic_upscale.engines.tiling import SMALLEST_TILE, Tile, borders_of, default_overlap
 from comic_upscale.engines.torch.cores import SharedCores
 from comic_upscale.engines.torch.device import (
     choose_device,
@@ -41,7 +38,7 @@ from comic_upscale.engines.torch.finishing import Finisher
 from comic_upscale.engines.torch.finishing_proof import finishes_right
 from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.engines.torch.strips import goes_in_strips
-from comic_upscale.engines.torch.windows import Stage, WindowRunner
+from comic_upscale.engines.torch.windows import Stage, Started, WindowRunner
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, DeviceWork, SampleArray
 from comic_upscale.models.network import Network
@@ -162,6 +159,10 @@ class TorchEngine:
         self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
         self._overflows = 0
         """Consecutive batches in which every page needed float32."""
+        self._lock = threading.Lock()
+        """Held while work is put into the queue of the device."""
+        self.batches_at_once = 2 if device.type == "cuda" else 1
+        """As in `Engine`. A GPU computes one batch while the results of another are fetched."""
         self._stages: dict[torch.dtype, Stage] = {}
         self._examination: Examination | None = None
         """The examination of the network; None before the first page that would be cut into tiles."""
@@ -236,9 +237,8 @@ class TorchEngine:
 
     def _upscale(self, pixels: SampleArray, target: tuple[int, int], batch: Batch) -> Upscaled:
         precision = self._precision_for(pixels, conservative=batch.conservative)
-        stage = self._stage(precision)
         overlap = self._overlap_for(conservative=batch.conservative)
-        made = self._run_with_fallback(stage, pixels, target, overlap, batch)
+        made = self._run_with_fallback(precision, pixels, target, overlap, batch)
         result, finite, borders, work = made.pixels, made.finite, made.borders, list(made.work)
         in_tiles = borders != NO_BORDERS
         if precision == torch.float32:
@@ -252,7 +252,7 @@ class TorchEngine:
         for index in np.flatnonzero(suspects):
             page = slice(int(index), int(index) + 1)
             if precision != torch.float32:
-                again = self._run_with_fallback(self._stage(torch.float32), pixels[page], target, overlap)
+                again = self._run_with_fallback(torch.float32, pixels[page], target, overlap)
                 if again.finite.all():
                     result[page] = again.pixels
                     repaired += not again.is_black(0)
@@ -267,7 +267,8 @@ class TorchEngine:
                 "the network gives numbers that are not finite for this page, even in fp32: try other weights",
             )
         if precision != torch.float32:
-            self._note_overflows(every_page=repaired == len(pixels))
+            with self._lock:
+                self._note_overflows(every_page=repaired == len(pixels))
         notes = (IN_TILES,) if in_tiles and self._sees_whole() else ()
         return Upscaled(result, borders, notes=notes, work=tuple(work))
 
@@ -290,7 +291,7 @@ class TorchEngine:
 
     def _run_with_fallback(
         self,
-        stage: Stage,
+        precision: torch.dtype,
         pixels: SampleArray,
         target: tuple[int, int],
         overlap: int,
@@ -299,12 +300,26 @@ class TorchEngine:
         """Run the pages, in smaller pieces whenever they do not fit into memory.
 
         Args:
-            stage: the network.
+            precision: of the network.
             pixels: the pages.
             target: height and width of the outputs.
             overlap: of tiles.
             batch: with the plan for finishing them; None to leave them raw.
         """
+        # Another call goes on as soon as the work of this one is in the queue of the device.
+        with self._lock:
+            started, tiles, finisher = self._start(precision, pixels, target, overlap, batch)
+        return _Made.of(*started.wait(), borders_of(tiles), finisher)
+
+    def _start(
+        self,
+        precision: torch.dtype,
+        pixels: SampleArray,
+        target: tuple[int, int],
+        overlap: int,
+        batch: Batch | None,
+    ) -> tuple[Started, list[Tile], Finisher | None]:
+        stage = self._stage(precision)
         retried = False
         while True:
             tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
@@ -312,11 +327,11 @@ class TorchEngine:
                 tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
             count = min(self._windows.at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
             window = (tiles[0].rows.length, tiles[0].columns.length)
-            finisher = None if batch is None or len(tiles) > 1 else self._finisher(batch, target)
             try:
-                made, finite = self._windows.run(stage, pixels, target, tiles, count, finisher)
+                finisher = None if batch is None or len(tiles) > 1 else self._finisher(batch, target)
+                started = self._windows.start(stage, pixels, target, tiles, count, finisher)
                 stage.limits.record_success(count, *window)
-                return _Made.of(made, finite, borders_of(tiles), finisher)
+                return started, tiles, finisher
             except (RuntimeError, MemoryError) as error:
                 if not is_too_much(error):
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -43,6 +44,26 @@ class Stage:
         """How many measurements in a row another engine has disturbed."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Started:
+    """Pages on their way through the network."""
+
+    _result: torch.Tensor
+    _finite: torch.Tensor
+    _done: torch.cuda.Event | None
+    """None if the device is done."""
+
+    def wait(self) -> tuple[SampleArray, NDArray[np.bool_]]:
+        """Wait for the device; return the pages, and for each whether the network's numbers are finite.
+
+        Raises:
+            RuntimeError: the device failed.
+        """
+        if self._done is not None:
+            self._done.synchronize()
+        return self._result.numpy(), self._finite.numpy()
+
+
 class WindowRunner:
     """Plans windows and runs them on a device.
 
@@ -59,7 +80,7 @@ class WindowRunner:
         self._is_cpu = device.type == "cpu"
         self._fused = None if self._is_cpu else choose_resampling(device)[0]
 
-    def run(
+    def start(
         self,
         stage: Stage,
         pixels: SampleArray,
@@ -67,8 +88,8 @@ class WindowRunner:
         tiles: list[Tile],
         count: int,
         finisher: Finisher | None = None,
-    ) -> tuple[SampleArray, NDArray[np.bool_]]:
-        """Run the pages through the network, at most ``count`` windows at once.
+    ) -> Started:
+        """Run the pages through the network, at most ``count`` windows at once. A GPU may not be done at the return.
 
         Args:
             stage: the network.
@@ -77,9 +98,6 @@ class WindowRunner:
             tiles: the windows of each page.
             count: windows at once.
             finisher: finishes the outputs, which are whole pages then; None for raw outputs.
-
-        Returns:
-            The pages at their target size, and for each whether the network's numbers are finite.
         """
         height, width = self._padded_size(pixels.shape[1:3])
         bottom, right = height - pixels.shape[1], width - pixels.shape[2]
@@ -113,9 +131,14 @@ class WindowRunner:
                     )
             if collected is not result:
                 result.copy_(collected, non_blocking=self.host.pinned)
-        # The only wait for the device. The copies of whole pages above come before it in the same stream.
-        finite: NDArray[np.bool_] = torch.isfinite(marks).cpu().numpy()
-        return result.numpy(), finite
+        finite = torch.isfinite(marks)
+        if self._device.type != "cuda":
+            return Started(result, finite.cpu(), None)
+        found = self.host.empty(finite.shape, finite.dtype).copy_(finite, non_blocking=self.host.pinned)
+        # The copies of whole pages above come before it in the same stream. Waiting for it leaves the core to others.
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self._device))
+        return Started(result, found, done)
 
     def _collect_in(self, result: torch.Tensor, tiles: list[Tile]) -> torch.Tensor:
         """Return memory for the cells of pages: that of the result, or for tiles perhaps as much on the device.

@@ -18,6 +18,7 @@ from comic_upscale.engines.base import (
     OnPart,
     OutputFilter,
     ask_for,
+    batches_at_once,
     charge,
     devices_in_words,
     follow,
@@ -78,7 +79,11 @@ class Devices:
         self._engines = list(engines)
         self._filters = list(filters)
         self._filtering = threading.Lock()
-        self._threads = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
+        self._threads = [
+            ThreadPoolExecutor(batches_at_once(engine), thread_name_prefix="device") for engine in engines
+        ]
+        self._calls = [0] * len(self._engines)
+        """Calls of each engine in progress."""
         self.failed = set() if failed is None else failed
         """The devices that failed."""
         self.meter = meter or StageMeter(len(self._engines))
@@ -137,6 +142,10 @@ class Devices:
         """Return how many output pixels may be in flight with these engines."""
         return pixel_budget(workers, self._engines)
 
+    def batches_at_once(self, engine_index: int) -> int:
+        """Return how many batches an engine takes at the same time."""
+        return batches_at_once(self._engines[engine_index])
+
     def batch_limit(self, engine_index: int, size: tuple[int, int]) -> int:
         """Return the current batch size of an engine for pages of a size (width, height)."""
         return self._engines[engine_index].batch_limit(size[1], size[0])
@@ -170,7 +179,7 @@ class Devices:
             DeviceError: the device has failed.
         """
         engine = self._engines[engine_index]
-        self.meter.begin()
+        self._begin(engine_index)
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads[engine_index],
@@ -187,6 +196,17 @@ class Devices:
                 "again; if it fails again, try --device cpu or --precision fp32, and report the error"
             ) from error
         finally:
+            self._end(engine_index)
+
+    def _begin(self, engine_index: int) -> None:
+        """Count a call. A device with two of them is as busy as with one."""
+        if not self._calls[engine_index]:
+            self.meter.begin()
+        self._calls[engine_index] += 1
+
+    def _end(self, engine_index: int) -> None:
+        self._calls[engine_index] -= 1
+        if not self._calls[engine_index]:
             self.meter.end()
 
     def _upscale(

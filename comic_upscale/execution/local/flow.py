@@ -21,8 +21,9 @@ def total_memory() -> int:
 class BatchAssembler(Generic[T]):
     """Collects decoded pages into batches of one shape.
 
-    A device gets a full batch if there is one, else the pages that have waited longest, however few. A partial batch
-    is better than an idle device, and at the end of the input no page is left waiting.
+    An idle device gets a full batch if there is one, else the pages that have waited longest, however few. A partial
+    batch is better than an idle device, and at the end of the input no page is left waiting. A device that has work
+    gets only full batches: others fill meanwhile.
 
     Who takes a batch says what became of it: `done`, or `put_back`. Until then the others wait, since it may come back.
     """
@@ -45,7 +46,11 @@ class BatchAssembler(Generic[T]):
         self._changed.set()
 
     async def take(
-        self, limit: Callable[[T], int], *, prefers: Callable[[T], bool] = lambda _: True
+        self,
+        limit: Callable[[T], int],
+        *,
+        prefers: Callable[[T], bool] = lambda _: True,
+        is_idle: Callable[[], bool] = lambda: True,
     ) -> list[T]:
         """Return the next batch, all of one key; empty when closed and nothing is left or can come back.
 
@@ -53,16 +58,13 @@ class BatchAssembler(Generic[T]):
             limit: returns the batch size of the device for items like this one, at least 1.
             prefers: says which items the device takes first. The others wait as long as there are such items. They
                 come to their turn, since the pixel budget lets no more pages in while they wait.
+            is_idle: says whether the device has no work. It becomes so before `done` or `put_back` is called.
         """
-        while not self._buckets:
-            if self._closed and not self._taken:
+        while (key := self._choose(limit, prefers, is_idle)) is None:
+            if self._closed and not self._taken and not self._buckets:
                 return []
             self._changed.clear()
             await self._changed.wait()
-        # Buckets are in the order of their oldest items.
-        preferred = [key for key, bucket in self._buckets.items() if prefers(bucket[0])]
-        keys = preferred or list(self._buckets)
-        key = next((key for key in keys if len(self._buckets[key]) >= limit(self._buckets[key][0])), keys[0])
         # It may raise, and nothing is taken yet.
         count = limit(self._buckets[key][0])
         bucket = self._buckets.pop(key)
@@ -71,6 +73,18 @@ class BatchAssembler(Generic[T]):
             self._buckets[key] = bucket
         self._taken += 1
         return batch
+
+    def _choose(
+        self, limit: Callable[[T], int], prefers: Callable[[T], bool], is_idle: Callable[[], bool]
+    ) -> Hashable | None:
+        """Return the key of the next batch; None if there is none for this device yet."""
+        # Buckets are in the order of their oldest items.
+        preferred = [key for key, bucket in self._buckets.items() if prefers(bucket[0])]
+        keys = preferred or list(self._buckets)
+        full = (key for key in keys if len(self._buckets[key]) >= limit(self._buckets[key][0]))
+        # Once no item follows, no batch fills.
+        is_taken_short = keys and (self._closed or is_idle())
+        return next(full, keys[0] if is_taken_short else None)
 
     def done(self) -> None:
         """Note that a batch will not come back."""

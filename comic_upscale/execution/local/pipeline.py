@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -81,6 +82,10 @@ class Pipeline:
         self._encoding = asyncio.Event()
         self._largest_batch = 1
         self._last_networks: dict[int, Network] = {}
+        self._in_progress: Counter[int] = Counter()
+        """Batches of each device."""
+        self._ended: dict[int, float] = {}
+        """When the last batch of each device ended, by `time.perf_counter`."""
         self._outcomes: asyncio.Queue[tuple[PageOutcome, int] | None] = asyncio.Queue(MOST_OUTCOMES)
         self._budget = Budget(tools.networks.base.pixel_budget(workers))
 
@@ -159,8 +164,10 @@ class Pipeline:
 
     async def _upscale_all(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for engine_index in range(len(self._tools.networks.base)):
-                group.create_task(self._upscale(engine_index))
+            devices = self._tools.networks.base
+            for engine_index in range(len(devices)):
+                for _ in range(devices.batches_at_once(engine_index)):
+                    group.create_task(self._upscale(engine_index))
         await self._to_encode.put(None)
 
     async def _upscale(self, engine_index: int) -> None:
@@ -169,7 +176,10 @@ class Pipeline:
         pages: list[PageInFlight] = []
         try:
             while pages := await self._next_batch(engine_index):
-                await self._process_batch(engine_index, pages)
+                try:
+                    await self._process_batch(engine_index, pages)
+                finally:
+                    self._in_progress[engine_index] -= 1
                 self._assembler.done()
                 pages = []
                 if not devices.works(engine_index):
@@ -219,8 +229,10 @@ class Pipeline:
         pages = await self._assembler.take(
             lambda page: networks.batch_limit(page.network, engine_index, page.size),
             prefers=lambda page: last is None or page.network == last,
+            is_idle=lambda: not self._in_progress[engine_index],
         )
         if pages:
+            self._in_progress[engine_index] += 1
             self._last_networks[engine_index] = pages[0].network
         self._largest_batch = max(self._largest_batch, len(pages))
         return pages
@@ -235,11 +247,14 @@ class Pipeline:
                 devices, engine_index, pages, before, finish_plan=self._plan_finish(pages)
             )
             ended = time.perf_counter()
+        # A second batch waits for the device until the first has ended.
+        seconds = ended - max(start, self._ended.get(engine_index, start))
+        self._ended[engine_index] = ended
         if self._tools.spending is not None:
-            self._tools.spending.note_batch(input_pixels(pages), ended - start)
+            self._tools.spending.note_batch(input_pixels(pages), seconds)
         upscaled = []
         for page, result in zip(pages, results, strict=True):
-            page.seconds["upscale"] = (ended - start) / len(pages)
+            page.seconds["upscale"] = seconds / len(pages)
             page.waited["upscale"] = start - page.ready
             page.ready = ended
             if isinstance(result, PageError):

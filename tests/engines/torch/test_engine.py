@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -330,6 +331,22 @@ def test_memory_that_is_short_for_a_while_makes_batches_smaller_for_a_while(
     sizes = [count for count, _, _ in module.seen]
     assert sizes[:5] == [4, 4, 4, 2, 1]
     assert sizes[-1] == 4
+
+
+@pytest.mark.parametrize("most", [10**9, 2 * 96 * 64])
+def test_calls_from_two_threads_give_the_pages_of_one(make_network: MakeNetwork, most: int) -> None:
+    batches = [Batch(draw_pages(3, 96, 64) // (1 + number), (128, 192)) for number in range(12)]
+    engine = open_engine(make_network(Hungry(most)), batch=3)
+    expected = [engine.upscale(batch).pixels for batch in batches]
+    engine = open_engine(make_network(Hungry(most)), batch=3)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(engine.upscale, batches))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.pixels, other)
+
+
+def test_a_gpu_takes_two_batches_and_a_cpu_one(compact: Network) -> None:
+    assert open_engine(compact).batches_at_once == 1
 
 
 def test_a_tile_too_large_even_at_its_smallest_fails_its_page(make_network: MakeNetwork) -> None:
