@@ -87,7 +87,7 @@ class FinishPlan:
     """What the host would do with pages after the network, for an engine that can do it on its device."""
 
     measures: MeasurePlan | None
-    """What the quality gate measures; None without the gate, or if only the host can measure it."""
+    """What the quality gate measures; None without the gate. If only the host can measure it, there is no plan."""
     png_rows: bool
     """Whether to make the filtered rows of a PNG."""
 

@@ -59,7 +59,9 @@ class QualityGate:
             page: the raw output of the engine.
         """
         work = page.device_work
-        if work is not None and work.raw_small is not None:
+        if work is not None:
+            # Without it, the finished page would be taken for the raw one.
+            assert work.raw_small is not None, "finished on a device without measures for the gate"
             # A device finishes only pages that it upscaled in one piece.
             raw = RawOutput(work.raw_small)
         else:

@@ -16,7 +16,7 @@ from comic_upscale.imaging.formats import HEAD_BYTES, is_lossless
 from comic_upscale.imaging.metadata import read_metadata
 from comic_upscale.imaging.missing_end import LACKS_END, complete_jpeg, complete_jpeg2000
 from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
-from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.plain_png import read_plain_png
 from comic_upscale.imaging.reader import (
     SoundPngFile,
@@ -123,11 +123,7 @@ def decode(
     """
     with page_errors(data):
         image, data, file_notes = _open_whole(data, max_pixels)
-        plain = read_plain_png(data) if isinstance(image, SoundPngFile) else None
-        if plain is not None and isinstance(image, SoundPngFile):
-            image.load_beside()
-        else:
-            image.load()
+        plain = _load(image, data)
         frames = _frames(image)
         multi_page = image.format in ("TIFF", "JPEG", "HEIF")
         if frames > 1 and not multi_page and animated == "skip":
@@ -156,6 +152,16 @@ def decode(
             metadata=metadata,
             lossless=is_lossless(data),
         )
+
+
+def _load(image: ImageFile, data: bytes) -> UInt8Array | None:
+    """Load an image; return its samples if they were read without Pillow: height x width x 1 or 3."""
+    plain = read_plain_png(data) if isinstance(image, SoundPngFile) else None
+    if plain is None or plain.shape[1::-1] != image.size or not isinstance(image, SoundPngFile):
+        image.load()
+        return None
+    image.load_beside()
+    return plain
 
 
 def _open_whole(data: bytes, max_pixels: int) -> tuple[ImageFile, bytes, tuple[str, ...]]:

@@ -10,7 +10,6 @@ Source: the PNG specification, third edition (W3C); RFC 1951, section 3.2.4 (sto
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import imagecodecs
 from isal import isal_zlib
@@ -20,12 +19,14 @@ from comic_upscale.imaging.pixels import UInt8Array
 
 _CHANNELS = {0: 1, 2: 3}
 """By colour type: gray and RGB."""
-_MOST_BYTES = 256 << 20
-"""Pillow reads larger images: it does not need all rows beside the samples."""
+_MOST_BYTES = 64 << 20
+"""Pillow reads larger images: it does not need all rows beside the samples, and is as fast."""
+_HEADER_END = 33
+"""Where the header's chunk ends, behind the signature."""
 _STORED = 65535
 """The most bytes of a stored block."""
-_BESIDE = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
-"""Chunks that change the picture, which only Pillow applies."""
+_LEFT_TO_PILLOW = (b"IHDR", b"tRNS", b"acTL", b"fcTL", b"fdAT")
+"""Chunks behind the header that change the picture, which only Pillow applies."""
 
 
 def read_plain_png(data: bytes) -> UInt8Array | None:
@@ -37,25 +38,20 @@ def read_plain_png(data: bytes) -> UInt8Array | None:
     Returns:
         height x width x 1 or 3; None if it is not such a file, or not a sound one.
     """
-    if len(data) < 33 or not data.startswith(SIGNATURE) or data[12:16] != b"IHDR":
+    if len(data) < _HEADER_END or not data.startswith(SIGNATURE) or data[12:16] != b"IHDR":
         return None
     width, height, bits, kind, *rest = struct.unpack_from(">LLBBBBB", data, 16)
     channels = _CHANNELS.get(kind)
     size = height * (1 + width * (channels or 0))
     if channels is None or bits != 8 or any(rest) or not 0 < size <= _MOST_BYTES:
         return None
-    packed: list[memoryview] = []
-    last = b""
-    for name, content in _chunks(data):
-        if name in _BESIDE or (name == b"IDAT" and packed and last != name):
-            return None
-        if name == b"IDAT":
-            packed.append(content)
-        last = name
+    packed = _find_packed(data)
+    if packed is None:
+        return None
     try:
         unpacker = isal_zlib.decompressobj()
         # One byte more than the rows have, so that a longer stream is not taken for one that ends here.
-        rows = unpacker.decompress(b"".join(packed), size + 1)
+        rows = unpacker.decompress(packed, size + 1)
         if len(rows) != size or not unpacker.eof:
             return None
         samples: UInt8Array = imagecodecs.png_decode(_store(data[16:29], rows))
@@ -65,13 +61,22 @@ def read_plain_png(data: bytes) -> UInt8Array | None:
     return samples.reshape(height, width, channels)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the name and the content of each chunk; nothing behind one that is cut off."""
-    view, at = memoryview(data), len(SIGNATURE)
+def _find_packed(data: bytes) -> bytes | None:
+    """Return the packed rows; None if they are in several places, or if a chunk is cut off or left to Pillow."""
+    view, at = memoryview(data), _HEADER_END
+    packed: list[memoryview] = []
+    last = b""
     while at + 12 <= len(data):
         length, name = struct.unpack_from(">L4s", data, at)
-        yield name, view[at + 8 : at + 8 + length]
-        at += 12 + length
+        end = at + 12 + length
+        if end > len(data) or name in _LEFT_TO_PILLOW or (name == b"IDAT" and packed and last != name):
+            return None
+        if name == b"IEND":
+            return b"".join(packed)
+        if name == b"IDAT":
+            packed.append(view[at + 8 : end - 4])
+        at, last = end, name
+    return None
 
 
 def _store(header: bytes, rows: bytes) -> bytes:
@@ -81,13 +86,15 @@ def _store(header: bytes, rows: bytes) -> bytes:
         header: the content of IHDR.
         rows: filtered.
     """
-    view = memoryview(rows)
-    blocks: list[bytes | memoryview] = [b"\x78\x01"]
+    blocks = -(-len(rows) // _STORED)
+    stream = bytearray(2 + 5 * blocks + len(rows) + 4)
+    stream[:2] = b"\x78\x01"
+    at = 2
     for start in range(0, len(rows), _STORED):
-        block = view[start : start + _STORED]
-        is_last = start + _STORED >= len(rows)
-        blocks += [struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF), block]
-    blocks.append(struct.pack(">L", isal_zlib.adler32(rows)))
-    return b"".join(
-        (SIGNATURE, chunk(b"IHDR", header), chunk(b"IDAT", b"".join(blocks)), chunk(b"IEND", b""))
-    )
+        length = min(_STORED, len(rows) - start)
+        struct.pack_into("<BHH", stream, at, start + length == len(rows), length, length ^ 0xFFFF)
+        stream[at + 5 : at + 5 + length] = memoryview(rows)[start : start + length]
+        at += 5 + length
+    struct.pack_into(">L", stream, at, isal_zlib.adler32(rows))
+    parts = (SIGNATURE, chunk(b"IHDR", header), chunk(b"IDAT", stream), chunk(b"IEND", b""))
+    return b"".join(parts)

@@ -34,7 +34,7 @@ def to_screen(page: Pixels, settings: ProcessingSettings, format: FormatName) ->
     gray = adjust(gray, screen)
     if FORMATS[format].is_lossless(settings.quality):
         gray = dither(gray, screen.levels)
-    return replace(page, color=gray, alpha=None, icc_profile=None)
+    return replace(page, color=gray, alpha=None, icc_profile=None, device_work=None)
 
 
 def adjust(gray: UInt8Array, screen: Screen) -> UInt8Array:

@@ -57,6 +57,9 @@ class Turn:
 class _Shared(KeptOpen):
     """An engine of one job, which another job may use between its batches."""
 
+    # Each batch waits for the turn of its job.
+    batches_at_once = 1
+
     def __init__(self, engine: Engine, turn: Turn, lease: _Lease, *, first: bool) -> None:
         super().__init__(engine)
         self._turn, self._lease, self._first = turn, lease, first

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 
 from comic_upscale.engines import registry
-from comic_upscale.engines.base import Batch, EnginePart, EngineResources, follow
+from comic_upscale.engines.base import Batch, EnginePart, EngineResources, FinishPlan, Upscaled, follow
 from comic_upscale.engines.diffusion import memory
 from comic_upscale.engines.diffusion.engine import DiffusionEngine
 from comic_upscale.engines.diffusion.folder import PipelineFolder, identity_of_folder
@@ -37,6 +37,7 @@ from comic_upscale.engines.feathering import Window, plan_windows
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 from comic_upscale.estimates.workload import run_pilot
 from comic_upscale.gate.seams import worst_seam
+from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.jobs.run import run_job
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
@@ -296,6 +297,21 @@ def test_a_pipeline_that_draws_anew_is_refused(make: MakeFlux, tmp_path: Path) -
     settings = make(pipeline=pipeline, embeddings=prompt)
     with pytest.raises(WeightsError, match="draws a new image"):
         registry.open_engines(settings, registry.prepare_engine(settings))
+
+
+def test_the_model_draws_over_raw_pixels(engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = np.full((40, 30, 3), 120, np.uint8)
+    batch = Batch(source[None], (60, 80), finish_plan=FinishPlan(None, True), sources=(Pixels(source),))
+    asked: list[Batch] = []
+    upscale = engine._first.upscale
+
+    def watched(batch: Batch) -> Upscaled:
+        asked.append(batch)
+        return upscale(batch)
+
+    monkeypatch.setattr(engine._first, "upscale", watched)
+    assert not engine.upscale(batch).work
+    assert asked[0].finish_plan is None and not asked[0].sources
 
 
 def test_lettering_is_kept_from_the_first_pass(make: MakeFlux) -> None:

@@ -37,8 +37,9 @@ class Overlapping(NearestEngine):
             self._begun += 1
             self.most_at_once = max(self.most_at_once, self._running)
             self._changed.notify_all()
-            if self._begun < COUNT // 2:
-                self._changed.wait_for(lambda: self._running == 2, self._most_wait)
+            mine = self._begun
+            if mine < COUNT // 2:
+                self._changed.wait_for(lambda: self._running == 2 or self._begun > mine, self._most_wait)
         try:
             if self._dies and self.most_at_once == 2:
                 raise DeviceError("the GPU fell off the bus")

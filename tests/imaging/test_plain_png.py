@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging import decode as decoding
+from comic_upscale.imaging import plain_png
 from comic_upscale.imaging.codecs.png import SIGNATURE, chunk
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.pixels import Pixels
@@ -125,6 +126,10 @@ def rows_as(packed: bytes, *, splits: bool = False) -> bytes:
     rows_as(zlib.compress(ROWS)[:-8] + b"\0" * 8), rows_as(zlib.compress(ROWS)[:-40]),
     rows_as(zlib.compress(ROWS), splits=True), rows_as(b""),
     SOUND[:16] + struct.pack(">LL", 0, 40) + SOUND[24:], SOUND[:200], SOUND[:20], b"", SIGNATURE,
+    # The end before the samples, and a later chunk that is longer than the file.
+    SOUND[:33] + chunk(b"IEND", b"") + SOUND[33:-12],
+    SOUND[:-12] + struct.pack(">L4s", 1 << 31, b"IDAT") + SOUND[-12:],
+    SOUND[:-12] + struct.pack(">L4s", 99, b"tEXt") + SOUND[-12:],
 ])  # fmt: skip
 def test_other_files_are_left_to_pillow(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_plain_png(data) is None
@@ -136,6 +141,32 @@ def test_only_the_end_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decode(SOUND[:-12], max_pixels=LIMIT).notes == ("the end of the file is missing",)
 
 
-def test_rows_are_not_unpacked_beyond_the_size_of_the_image() -> None:
-    bomb = rows_as(zlib.compress(bytes(64 << 20)))
+def test_rows_are_not_unpacked_beyond_the_size_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = rows_as(zlib.compress(bytes(1 << 20)))
+    unpacked: list[int] = []
+
+    class Watched:
+        def __init__(self) -> None:
+            self._unpacker = zlib.decompressobj()
+            self.eof = False
+
+        def decompress(self, packed: bytes, most: int) -> bytes:
+            rows = self._unpacker.decompress(packed, most)
+            unpacked.append(len(rows))
+            return rows
+
+    monkeypatch.setattr(plain_png.isal_zlib, "decompressobj", Watched)
     assert read_plain_png(bomb) is None
+    assert unpacked == [len(ROWS) + 1]
+
+
+def test_a_second_header_cannot_pass_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Pillow goes by the last one, and so do all checks of the size.
+    width, height = 400, 300
+    rows = zlib.compress((b"\0" + bytes(width)) * height)
+    first, last = (
+        chunk(b"IHDR", struct.pack(">LLBBBBB", *size, 8, 0, 0, 0, 0)) for size in ((width, height), (8, 8))
+    )
+    data = b"".join((SIGNATURE, first, last, chunk(b"IDAT", rows), chunk(b"IEND", b"")))
+    assert read_plain_png(data) is None
+    assert_same(data, monkeypatch)

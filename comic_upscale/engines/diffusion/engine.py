@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
@@ -159,7 +160,8 @@ class DiffusionEngine:
         if batch.conservative:
             # A little more than one step: some pipelines round the product of both down.
             strength = max(strength / 2, min(1.0, 1.001 / self._steps))
-        first = self._first.upscale(batch)
+        # The model draws over raw pixels.
+        first = self._first.upscale(replace(batch, finish_plan=None, sources=()))
         borders = Borders()
         for index, page in enumerate(first.pixels):
             drawn, found = self._draw(page, strength)

@@ -29,6 +29,7 @@ from comic_upscale.engines.torch.device import (
 )
 from comic_upscale.engines.torch.device_errors import (
     first_line,
+    is_lost_device,
     is_perhaps_broken,
     is_too_much,
     translate_lost_device,
@@ -50,6 +51,8 @@ NAME = "torch"
 
 OVERFLOWS_BEFORE_FP32 = 4
 """When this many consecutive batches overflow in half precision, the engine changes to float32 for good."""
+UNFINISHED_BEFORE_HOST = 4
+"""After so many batches that did not fit into memory while they should have been finished there, the host finishes."""
 
 
 def open_torch_engines(
@@ -157,6 +160,8 @@ class TorchEngine:
         self._batch = batch
         self._tile = tile
         self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
+        self._unfinished = 0
+        """Batches that ran out of memory while their pages should have been finished on the device."""
         self._overflows = 0
         """Consecutive batches in which every page needed float32."""
         self._lock = threading.Lock()
@@ -321,23 +326,33 @@ class TorchEngine:
     ) -> tuple[Started, list[Tile], Finisher | None]:
         stage = self._stage(precision)
         retried = False
+        plan = None if batch is None or batch.conservative or not self._finishes else batch.finish_plan
         while True:
             tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
             if len(tiles) > 1 and self._prefers_whole(stage):
                 tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
             count = min(self._windows.at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
             window = (tiles[0].rows.length, tiles[0].columns.length)
+            is_finished = plan is not None and len(tiles) == 1
+            finisher = None
             try:
-                finisher = None if batch is None or len(tiles) > 1 else self._finisher(batch, target)
+                if is_finished and plan is not None and batch is not None:
+                    finisher = Finisher(plan, batch.sources, target, self._windows.host, self._device)
                 started = self._windows.start(stage, pixels, target, tiles, count, finisher)
                 stage.limits.record_success(count, *window)
                 return started, tiles, finisher
             except (RuntimeError, MemoryError) as error:
-                if not is_too_much(error):
+                if not is_too_much(error) and (not is_finished or is_lost_device(error)):
                     raise
                 broken = first_line(error) if is_perhaps_broken(error) else None
+                if is_finished:
+                    self._note_unfinished(error)
             # Outside of ``except`` on purpose: inside, the error still references every tensor of the failed attempt.
             release_memory(self._device)
+            if is_finished:
+                # The host finishes them just as well, and smaller pieces may change the page.
+                plan = None
+                continue
             if not retried and stage.limits.has_worked(count, *window):
                 # Another program may have used the memory for a moment.
                 retried = True
@@ -358,11 +373,12 @@ class TorchEngine:
                     f"{self._device_info} has too little memory for {window[1]}x{window[0]} pixels: {advice}",
                 )
 
-    def _finisher(self, batch: Batch, target: tuple[int, int]) -> Finisher | None:
-        """Return what finishes the pages of a batch on the device; None if they are left raw."""
-        if batch.finish_plan is None or batch.conservative or not self._finishes:
-            return None
-        return Finisher(batch.finish_plan, batch.sources, target, self._windows.host, self._device)
+    def _note_unfinished(self, error: BaseException) -> None:
+        """Leave pages to the host after an error, or after some of those that may pass."""
+        self._unfinished += 1
+        if not is_too_much(error) or self._unfinished >= UNFINISHED_BEFORE_HOST:
+            self._finishes = False
+            log.debug("%s leaves pages to the host to finish: %s", self._device_info, first_line(error))
 
     def _sees_whole(self) -> bool:
         """Return whether the network is known to look at a whole page at once."""

@@ -5,7 +5,7 @@ goes over all pixels of a page: restoring tone and solid areas, the measures of 
 rows. The results equal those of the host to the bit, so an output does not depend on who finished it. Sums are sums of
 whole numbers, which have no order. Each step in floating point is a single operation, as on the host.
 
-Pages with transparency, 16 bits, faint lines or tiles are left to the host.
+Left to the host are pages with transparency, 16 bits, faint lines or tiles, second attempts, and those of ``--raw``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from comic_upscale.imaging.tone import ENOUGH, ROUNDS, interpolate
 
 _WHITE_LEVEL = 255
 _MOST_SAMPLES = 1 << 25
-"""Samples of pages that are finished at once: each step has a few numbers of four bytes for each of them."""
+"""Samples of pages that are finished at once: a step takes up to 15 bytes for each of them."""
 
 
 class Finisher:
@@ -247,7 +247,7 @@ def restore_tones(pages: torch.Tensor, maps: _Maps) -> None:
         difference = tone - _average_cells(moved, cells)
         if others is not None:
             difference = torch.maximum(difference, difference * others)
-        means = difference.to(torch.float64).mean((1, 2)).abs().amax(1)
+        means = difference.mean((1, 2), dtype=torch.float64).abs().amax(1)
         # The host waits here. Most pages are right as they are, and to change them takes longer.
         wrong = (means > ENOUGH).nonzero().squeeze(1)
         if not len(wrong):
@@ -343,7 +343,7 @@ def _sum_runs(values: torch.Tensor, edges: tuple[int, ...], axis: int) -> torch.
 
 
 def _place(values: torch.Tensor) -> tuple[torch.device, int]:
-    """Return where tables for these numbers are kept: memory that one stream gives up must not be in use by another."""
+    """Return device and stream of numbers. Each stream has tables of its own: memory that it gives up may be reused."""
     device = values.device
     return device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 

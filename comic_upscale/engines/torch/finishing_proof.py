@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _SIZE = (191, 131)
 """Height and width of the test page: no whole number of cells and blocks."""
 _TARGETS = ((382, 262), (478, 328))
-"""Heights and widths of its outputs: the gate shrinks the first by means, and the second by a filter."""
+"""Heights and widths of its outputs: the gate shrinks the first by means, and the second, a gray one, by a filter."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -52,12 +52,13 @@ def find_difference(device: torch.device) -> str | None:
     Raises:
         RuntimeError: the device cannot do it.
     """
-    found = (_find_difference(device, target) for target in _TARGETS)
+    found = (_find_difference(device, *each) for each in zip(_TARGETS, (3, 1), strict=True))
     return next((wrong for wrong in found if wrong is not None), None)
 
 
-def _find_difference(device: torch.device, target: tuple[int, int]) -> str | None:
-    sources, raws = zip(*(_test_page(target, lossless=lossless) for lossless in (True, False)), strict=True)
+def _find_difference(device: torch.device, target: tuple[int, int], channels: int) -> str | None:
+    pages = (_test_page(target, channels, lossless=lossless) for lossless in (True, False))
+    sources, raws = zip(*pages, strict=True)
     measures = MeasurePlan.of(sources[0].color.shape, raws[0].shape, looks_for_texture=True)
     assert measures is not None and measures.bends is not None
     outputs = torch.from_numpy(np.stack(raws)).to(device)
@@ -90,14 +91,14 @@ def finish_on_host(raw: Pixels, measures: MeasurePlan) -> tuple[UInt8Array, Devi
     return color, DeviceWork(raw_small, measures.shrink(color), bends, rows)
 
 
-def _test_page(target: tuple[int, int], *, lossless: bool) -> tuple[Pixels, UInt8Array]:
+def _test_page(target: tuple[int, int], channels: int, *, lossless: bool) -> tuple[Pixels, UInt8Array]:
     """Return a page as `prepare` returns it, and a raw output for it: darker, a little noisy, nowhere pure."""
-    drawn = (draw_window(*_SIZE, 3)[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
+    drawn = (draw_window(*_SIZE, channels)[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy()
     # Areas of pure white and black, which the noise of the drawing does not have.
     drawn[:60, :50], drawn[100:140, 60:100] = 255, 0
     source = replace(prepare(Pixels(drawn, lossless=lossless)), faint=None)
-    image = Image.fromarray(drawn).resize(target[::-1], Image.Resampling.LANCZOS)
-    larger = np.asarray(image, np.int16)
+    image = Image.fromarray(drawn.squeeze()).resize(target[::-1], Image.Resampling.LANCZOS)
+    larger = np.asarray(image, np.int16).reshape(*target, channels)
     noise = np.random.default_rng(1).integers(-7, 4, larger.shape)
     return source, (larger + noise).clip(0, 255).astype(np.uint8)
 

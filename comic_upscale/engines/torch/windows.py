@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,7 +15,7 @@ from comic_upscale.engines.limits import Limits
 from comic_upscale.engines.tiling import Tile, padded_size, plan_tiles
 from comic_upscale.engines.torch.alone import OCCUPANCY
 from comic_upscale.engines.torch.device import free_memory
-from comic_upscale.engines.torch.device_errors import is_too_much
+from comic_upscale.engines.torch.device_errors import first_line, is_lost_device, is_too_much
 from comic_upscale.engines.torch.finishing import Finisher
 from comic_upscale.engines.torch.fused_resample import Cell, choose_resampling, resample_plainly, tables_of
 from comic_upscale.engines.torch.host_memory import HostMemory
@@ -22,6 +23,8 @@ from comic_upscale.engines.torch.network_pass import NetworkPass, white
 from comic_upscale.engines.torch.resample import prepare_resample, resample
 from comic_upscale.imaging.pixels import SampleArray
 from comic_upscale.models.network import Network
+
+log = logging.getLogger(__name__)
 
 MOST_VAIN = 8
 """After this many disturbed measurements of memory, the last one counts. Too large a peak makes batches smaller."""
@@ -243,7 +246,15 @@ class WindowRunner:
         """Resample in two kernels if they have proved themselves here and write such samples, otherwise plainly."""
         if self._fused is None or samples != torch.uint8:
             return resample_plainly(native, cell, mixes, samples)
-        return self._fused(native, cell, mixes)
+        try:
+            return self._fused(native, cell, mixes)
+        except Exception as error:
+            # It compiles once more for other types and layouts.
+            if is_too_much(error) or is_lost_device(error):
+                raise
+            log.debug("plain resampling from now on: %s", first_line(error))
+            self._fused = None
+        return resample_plainly(native, cell, mixes, samples)
 
     def _prepare(self, cell: Cell, samples: torch.dtype) -> None:
         """Put what `_resample` needs for a cell on the device."""

@@ -271,7 +271,8 @@ class Pipeline:
         first = pages[0]
         assert first.pixels is not None
         channels = first.pixels.color.shape[2]
-        png_rows = all(page.task.format == "png" for page in pages)
+        steps = self._tools.steps
+        png_rows = all(steps.wants_png_rows(page.task.format, page.target, page.matches) for page in pages)
         if first.before is None:
             return FinishPlan(None, png_rows)
         measures = self._tools.networks.gate(first.network).plan_measures(

@@ -18,6 +18,7 @@ from comic_upscale.execution.base import sha256_of_source
 from comic_upscale.execution.quality_gate import QualityGate
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.imaging.codecs import FORMATS
+from comic_upscale.imaging.codecs.png import LARGE_PAGE
 from comic_upscale.imaging.decode import Header, read_header
 from comic_upscale.imaging.encode import check_encoded, check_target, encode, list_omissions, lossy_quality
 from comic_upscale.imaging.levels import Points
@@ -173,6 +174,18 @@ class PageSteps:
         check_target(*size.target, format)
         return max(size.target[0] * size.target[1], pixels)
 
+    def wants_png_rows(self, format: FormatName, target: tuple[int, int], matches: Matches) -> bool:
+        """Return whether a page is written from the filtered rows of a PNG, if a device has made them.
+
+        Args:
+            format: of the file.
+            target: (width, height) of the output, in pixels.
+            matches: the rules that match the page.
+        """
+        settings = self._rules.settings_for(matches)
+        is_plain = settings.png_level is None and settings.screen is None
+        return format == "png" and is_plain and target[0] * target[1] <= LARGE_PAGE
+
     def decode(
         self,
         data: bytes,
@@ -272,10 +285,8 @@ class PageSteps:
             PageError: the page cannot be encoded, or the file cannot be read back.
         """
         settings = self._rules.settings_for(matches)
-        finished = finish(page.take())
-        pixels = to_screen(finished, settings, format)
-        # Of the page as its device left it.
-        work = finished.device_work if pixels is finished else None
+        pixels = to_screen(finish(page.take()), settings, format)
+        work = pixels.device_work
         omissions = list_omissions(pixels, format, settings.format)
         data = encode(
             pixels,
@@ -286,7 +297,7 @@ class PageSteps:
             png_rows=None if work is None else work.png_rows,
         )
         # Released before the check decodes a second copy: a large page has over a gigabyte.
-        del pixels, finished, work
+        del pixels, work
         if self._chooses_next(format):
             check_encoded(data, target)
         return Encoded(data, hashlib.sha256(data).hexdigest(), omissions)

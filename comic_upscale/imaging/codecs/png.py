@@ -314,7 +314,7 @@ def _text_chunk(keyword: str, words: str) -> bytes:
         return chunk(b"iTXt", key + b"\0\0\0\0\0" + words.replace("\0", "").encode("utf-8", "replace"))
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes | bytearray) -> bytes:
     """Return a chunk with its length and its checksum."""
     return (
         struct.pack(">L", len(data))

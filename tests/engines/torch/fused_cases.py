@@ -394,6 +394,7 @@ def test_resampling_sees_numbers_that_are_not_finite(wrong: float, place: tuple[
 def small_native(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes minutes for the real test window."""
     monkeypatch.setattr(fused_resample, "_NATIVE", (24, 18))
+    monkeypatch.setattr(fused_resample, "_FACTORS", ((3, 2.5),))
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -406,6 +407,13 @@ def test_resampling_proves_itself_and_wrong_resampling_does_not() -> None:
         made, marks = resample_fused(native, cell, mixes)
         return made.roll(1, 2), marks
 
+    def darker(native: torch.Tensor, cell: Cell, mixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        # As if it cut off what it should round.
+        return resample_fused(native - 0.5 / 255, cell, mixes)
+
+    def only_halves(native: torch.Tensor, cell: Cell, mixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        return resample_fused(native.half() * (1 if native.dtype == torch.float16 else 0.5), cell, mixes)
+
     def blind(native: torch.Tensor, cell: Cell, mixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
         made, marks = resample_fused(native, cell, mixes)
         return made, torch.zeros_like(marks)
@@ -414,9 +422,13 @@ def test_resampling_proves_itself_and_wrong_resampling_does_not() -> None:
         raise RuntimeError("no compiler\nmore")
 
     for wrong, said in (
-        (shifted, "differs by"), (blind, "does not see numbers"), (failing, "RuntimeError: no compiler"),
+        (shifted, "differs by"),
+        (darker, "as a mean"),
+        (only_halves, "differs by"),
+        (blind, "does not see numbers"),
+        (failing, "RuntimeError: no compiler"),
         (lambda native, cell, mixes: (native, native), "it returns torch.float16"),
-    ):  # fmt: skip
+    ):
         way, found = try_resampling(CPU, wrong, lambda work: 1.0)
         assert way is None and said in found.reason
 

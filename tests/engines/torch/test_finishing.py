@@ -19,15 +19,15 @@ from PIL import Image
 from comic_upscale.engines.base import Engine, FinishPlan
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
 from comic_upscale.engines.torch import finishing, finishing_proof
-from comic_upscale.engines.torch.engine import TorchEngine
+from comic_upscale.engines.torch.engine import UNFINISHED_BEFORE_HOST, TorchEngine
 from comic_upscale.engines.torch.finishing import Finisher
 from comic_upscale.engines.torch.finishing_proof import find_difference, finish_on_host, finishes_right
 from comic_upscale.engines.torch.host_memory import HostMemory
-from comic_upscale.errors import PageError
+from comic_upscale.errors import DeviceError, PageError
 from comic_upscale.gate.measures import MeasurePlan
 from comic_upscale.gate.verdict import judge, measure_raw_output
 from comic_upscale.imaging.codecs.png import write_png_at_once
-from comic_upscale.imaging.pixels import DeviceWork, Pixels, UInt8Array
+from comic_upscale.imaging.pixels import NO_BORDERS, DeviceWork, Pixels, UInt8Array
 from comic_upscale.jobs.run import run_job
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import resolve_weights
@@ -217,6 +217,43 @@ def test_a_page_that_fails_leaves_the_others_finished(make_network: MakeNetwork)
     assert isinstance(failed, PageError)
     assert isinstance(first, Pixels) and isinstance(last, Pixels)
     assert first.device_work is not None and (last.color == 100).all()
+
+
+@pytest.mark.parametrize("place", ["_Maps.of", "filter_rows"])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not supported")]
+)
+def test_what_cannot_be_finished_here_is_left_to_the_host(
+    compact: Network, monkeypatch: pytest.MonkeyPatch, error: RuntimeError, place: str
+) -> None:
+    sources, target = [draw_source(number) for number in range(2)], (212, 300)
+    plan, asked = plan_for(sources, target), []
+
+    def fail(*_: object) -> None:
+        asked.append(place)
+        raise error
+
+    monkeypatch.setattr(f"comic_upscale.engines.torch.finishing.{place}", fail)
+    engine = open_engine(compact, batch=2)
+    expected = upscale_pages(engine, sources, target)
+    for _ in range(UNFINISHED_BEFORE_HOST + 2):
+        pages = upscale_pages(engine, sources, target, finish_plan=plan)
+        for page, raw in zip(pages, expected, strict=True):
+            assert isinstance(page, Pixels) and isinstance(raw, Pixels)
+            assert page.device_work is None and page.borders == NO_BORDERS
+            np.testing.assert_array_equal(page.color, raw.color)
+    # Memory may be free again a few times later, but not for ever.
+    assert len(asked) == (UNFINISHED_BEFORE_HOST if isinstance(error, torch.OutOfMemoryError) else 1)
+
+
+def test_a_device_lost_while_it_finishes_is_lost(compact: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(finishing, "filter_rows", fail)
+    sources = [draw_source(0)]
+    with pytest.raises(DeviceError, match="unspecified launch failure"):
+        upscale_pages(open_engine(compact), sources, (212, 300), finish_plan=plan_for(sources, (212, 300)))
 
 
 def test_a_device_that_finishes_wrong_does_not_finish(monkeypatch: pytest.MonkeyPatch) -> None:
