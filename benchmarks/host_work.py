@@ -79,7 +79,10 @@ def measure(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
     """Seconds and bytes for a megapixel of output (decoding: of input), the mean over the pages."""
     pages = [prepare(decode(data, max_pixels=10**9)) for data in files]
     larger = [enlarged(page) for page in pages]
-    reading = [seconds(lambda data=data: prepare(decode(data, max_pixels=10**9))) for data in files]
+    reading = [
+        min(seconds(lambda data=data: prepare(decode(data, max_pixels=10**9))) for _ in range(rounds))
+        for data in files
+    ]
     inputs = sum(page.width * page.height for page in pages) / 1e6
     outputs = sum(page.width * page.height for page in larger) / 1e6
     gate = QualityGate()
@@ -110,10 +113,41 @@ def measure(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
             "most": round(max(spent) / outputs * len(spent), 4),
             "bytes_a_pixel": round(statistics.fmean(map(len, written)) * len(larger) / outputs / 1e6, 3),
         }
+    done = [finished_on_device(source, page) for source, page in zip(pages, larger, strict=True)]
+    beside = [
+        min(seconds(lambda source=source, page=page: write_png(gate, source, page)) for _ in range(rounds))
+        for source, page in zip(pages, done, strict=True)
+    ]
+    checking = sum(
+        min(
+            seconds(lambda data=data, page=page: check_encoded(data, (page.width, page.height)))
+            for _ in range(rounds)
+        )
+        for data, page in ((encode(page, format="png"), page) for page in done)
+    )
+    beside_gpu = sum(beside) + checking / FORMATS["png"].read_back_every
     return {
         "decode_seconds_a_megapixel": round(sum(reading) / inputs, 4),
         "encode": encoding,
+        "png_beside_a_gpu_seconds_a_megapixel": round(beside_gpu / outputs, 4),
+        "finished_by_the_gpu": sum(page.device_work is not None for page in done),
     }
+
+
+def finished_on_device(source: Pixels, page: Pixels) -> Pixels:
+    """Return a page as it comes from a GPU that finishes pages; raw if the GPU would leave it to the host."""
+    measures = MeasurePlan.of(source.color.shape, page.color.shape, looks_for_texture=False)
+    if source.faint is not None or measures is None:
+        return page
+    color, work = finish_on_host(replace(page, color=page.color.copy()), measures)
+    return replace(page, color=color, device_work=work, tone=None, paper=None, solid=None)
+
+
+def write_png(gate: QualityGate, source: Pixels, page: Pixels) -> None:
+    """Judge and encode a page, as a worker does."""
+    page, _ = gate.finished(source, page)
+    rows = None if page.device_work is None else page.device_work.png_rows
+    hashlib.sha256(encode(page, format="png", png_rows=rows))
 
 
 def measure_parts(files: list[bytes], rounds: int = 1) -> dict[str, Any]:

@@ -423,12 +423,20 @@ def _grain(source: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
     height, width, channels = source.shape
     if min(height, width) < PART:
         return np.zeros(shape, np.uint8)
+    # Rows first and with all channels: samples that follow each other are compared many at a time.
+    samples = source.reshape(height, -1)
+    if shape == (height // PART, width // PART):
+        upper, lower = samples[: shape[0] * PART : PART], samples[1 : shape[0] * PART : PART]
+        highest, lowest = np.maximum(upper, lower), np.minimum(upper, lower)
+        first = slice(channels // 2, shape[1] * PART * channels, PART * channels)
+        second = slice(first.start + channels, first.stop, first.step)
+        spread: UInt8Array = np.maximum(highest[:, first], highest[:, second])
+        spread -= np.minimum(lowest[:, first], lowest[:, second])
+        return spread
     rows, columns = (
         np.arange(short) * (_multiple(long, PART) // PART) // short * PART
         for short, long in zip(shape, source.shape, strict=False)
     )
-    # Rows first and with all channels: samples that follow each other are compared many at a time.
-    samples = source.reshape(height, -1)
     upper, lower = samples[rows], samples[rows + 1]
     middle = columns * channels + channels // 2
     highest, lowest = np.maximum(upper, lower), np.minimum(upper, lower)

@@ -420,9 +420,9 @@ FORMAT = OutputFormat(
     carries_profile=carries,
     read_back=_read_back,
     assumed_lossless=Assumed(
-        gray_bytes=0.38, color_bytes=0.66, seconds=Range(0.2267, 0.2412, 0.2707), source=LATER_MEASURED
+        gray_bytes=0.38, color_bytes=0.66, seconds=Range(0.2223, 0.2497, 0.3333), source=LATER_MEASURED
     ),
     assumed_lossy=Assumed(
-        gray_bytes=0.18, color_bytes=0.16, seconds=Range(0.0588, 0.0684, 0.0768), source=LATER_MEASURED
+        gray_bytes=0.18, color_bytes=0.16, seconds=Range(0.0578, 0.0712, 0.1064), source=LATER_MEASURED
     ),
 )

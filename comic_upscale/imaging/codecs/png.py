@@ -104,7 +104,7 @@ def write_png_at_once(
         rows = filter_rows(samples, samples.shape[1] // color.shape[1])
     packed = isal_zlib.compress(rows, _LEVEL)
     head = [SIGNATURE, chunk(b"IHDR", _header(color, alpha)), *_extra_chunks(profile, metadata)]
-    return b"".join((*head, chunk(b"IDAT", packed), chunk(b"IEND", b"")))
+    return b"".join((*head, *chunk_parts(b"IDAT", packed), chunk(b"IEND", b"")))
 
 
 def filter_rows(samples: UInt8Array, step: int) -> UInt8Array:
@@ -316,12 +316,13 @@ def _text_chunk(keyword: str, words: str) -> bytes:
 
 def chunk(kind: bytes, data: bytes | bytearray) -> bytes:
     """Return a chunk with its length and its checksum."""
-    return (
-        struct.pack(">L", len(data))
-        + kind
-        + data
-        + struct.pack(">L", isal_zlib.crc32(data, zlib.crc32(kind)))
-    )
+    return b"".join(chunk_parts(kind, data))
+
+
+def chunk_parts(kind: bytes, data: bytes | bytearray) -> tuple[bytes | bytearray, ...]:
+    """Return the parts of a chunk, to join them with others without a copy in between."""
+    checksum = isal_zlib.crc32(data, zlib.crc32(kind))
+    return struct.pack(">L", len(data)), kind, data, struct.pack(">L", checksum)
 
 
 def _is_whole(data: bytes) -> bool:
@@ -342,6 +343,6 @@ FORMAT = OutputFormat(
     read_back_every=16,
     is_whole=_is_whole,
     assumed_lossless=Assumed(
-        gray_bytes=0.52, color_bytes=1.22, seconds=Range(0.0163, 0.0195, 0.0222), source=FIRST_MEASURED
+        gray_bytes=0.52, color_bytes=1.22, seconds=Range(0.0155, 0.0188, 0.0211), source=FIRST_MEASURED
     ),
 )

@@ -128,6 +128,6 @@ FORMAT = OutputFormat(
     bits=(8, 16),
     encode=encode_tiff,
     assumed_lossless=Assumed(
-        gray_bytes=0.6, color_bytes=1.44, seconds=Range(0.0486, 0.0562, 0.0832), source=LATER_MEASURED
+        gray_bytes=0.6, color_bytes=1.44, seconds=Range(0.0442, 0.0551, 0.0809), source=LATER_MEASURED
     ),
 )

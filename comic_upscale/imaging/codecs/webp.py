@@ -55,9 +55,9 @@ FORMAT = OutputFormat(
     is_whole=_is_whole,
     has_lossless_samples=_has_lossless_samples,
     assumed_lossless=Assumed(
-        gray_bytes=0.67, color_bytes=0.9, seconds=Range(0.0697, 0.077, 0.088), source=FIRST_MEASURED
+        gray_bytes=0.67, color_bytes=0.9, seconds=Range(0.0686, 0.0762, 0.0866), source=FIRST_MEASURED
     ),
     assumed_lossy=Assumed(
-        gray_bytes=0.2, color_bytes=0.15, seconds=Range(0.0521, 0.0724, 0.0917), source=FIRST_MEASURED
+        gray_bytes=0.2, color_bytes=0.15, seconds=Range(0.0506, 0.0693, 0.0828), source=FIRST_MEASURED
     ),
 )
