@@ -28,18 +28,18 @@ class Overlapping(NearestEngine):
         super().__init__(limit=limit)
         self._most_wait, self._dies = most_wait, dies
         self._changed = threading.Condition()
-        self._running = self._begun = 0
+        self._running = self.begun = 0
         self.most_at_once = 0
 
     def upscale(self, batch: Batch) -> Upscaled:
         with self._changed:
             self._running += 1
-            self._begun += 1
+            self.begun += 1
             self.most_at_once = max(self.most_at_once, self._running)
             self._changed.notify_all()
-            mine = self._begun
+            mine = self.begun
             if mine < COUNT // 2:
-                self._changed.wait_for(lambda: self._running == 2 or self._begun > mine, self._most_wait)
+                self._changed.wait_for(lambda: self._running == 2 or self.begun > mine, self._most_wait)
         try:
             if self._dies and self.most_at_once == 2:
                 raise DeviceError("the GPU fell off the bus")
@@ -99,6 +99,8 @@ def test_both_batches_of_a_lost_device_are_done_by_another(settings: JobSettings
     outcomes, devices = outcomes_of(settings, lost, kept)
     check_all(outcomes)
     assert devices == str(kept.info.device)
+    # It is not asked again.
+    assert lost.begun == 2
 
 
 def test_the_last_device_that_is_lost_with_two_batches_ends_the_run(settings: JobSettings) -> None:

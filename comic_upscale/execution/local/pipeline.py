@@ -177,6 +177,10 @@ class Pipeline:
         try:
             while pages := await self._next_batch(engine_index):
                 try:
+                    if not devices.works(engine_index):
+                        # It was lost with another batch, while this one was awaited.
+                        self._assembler.put_back(pages[0].batch_key, pages)
+                        return
                     await self._process_batch(engine_index, pages)
                 finally:
                     self._in_progress[engine_index] -= 1
