@@ -37,7 +37,8 @@ from comic_upscale.storage.answers import AskingPage
 log = logging.getLogger(__name__)
 
 PIXEL_BUDGET = 96_000_000
-"""Output pixels in flight per GPU: about 40 pages of 1280 x 1920, at most about 600 MB decoded and encoded."""
+"""Output pixels in flight per GPU: about 40 pages of 1280 x 1920, at most about 900 MB decoded, as rows of a PNG and
+encoded."""
 WORKER_BUDGET = 24_000_000
 """Output pixels in flight per worker with a GPU, if that is more: so large scans keep all workers busy, too."""
 MEMORY_BYTES = 32
