@@ -6,10 +6,10 @@ blocks of four pixels. By other numbers, Pillow's filter shrinks a page. Its wei
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from comic_upscale.imaging.pixels import UInt8Array
@@ -62,8 +62,7 @@ def _divide(sums: np.ndarray[tuple[int, ...], np.dtype[np.float32]], count: int)
     return whole.astype(np.uint8)
 
 
-@functools.lru_cache(maxsize=32)
-def filter_weights(length: int, count: int, end: float) -> tuple[tuple[int, tuple[int, ...]], ...]:
+def filter_weights(length: int, count: int, end: float) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return Pillow's weights of its Hamming filter along an axis, for samples of 8 bits.
 
     Source: Pillow's ``src/libImaging/Resample.c``, whose definition of the weights this follows.
@@ -74,25 +73,19 @@ def filter_weights(length: int, count: int, end: float) -> tuple[tuple[int, tupl
         end: where the part that is shrunk ends; it begins at 0.
 
     Returns:
-        For each pixel of the result, the first pixel that it uses, and the weights of the pixels from there on. They
-        add up to about ``1 << WEIGHT_BITS``.
+        For each pixel of the result, the pixels that it uses and their weights, ``count x taps`` each. The weights add
+        up to about ``1 << WEIGHT_BITS``. A pixel with the weight 0 is not used.
     """
     # Pillow takes it as a number of 32 bits.
     scale = float(np.float32(end)) / count
-    found = []
-    for place in range(count):
-        center = (place + 0.5) * scale
-        first, last = max(int(center - scale + 0.5), 0), min(int(center + scale + 0.5), length)
-        weights = [_hamming((pixel - center + 0.5) * (1 / scale)) for pixel in range(first, last)]
-        total = sum(weights)
-        found.append((first, tuple(int(0.5 + weight / total * (1 << WEIGHT_BITS)) for weight in weights)))
-    return tuple(found)
-
-
-def _hamming(distance: float) -> float:
-    angle = abs(distance) * math.pi
-    if angle == 0:
-        return 1.0
-    if abs(distance) >= 1:
-        return 0.0
-    return math.sin(angle) / angle * (_FILTER_PARTS[0] + _FILTER_PARTS[1] * math.cos(angle))
+    centers = (np.arange(count) + 0.5) * scale
+    # astype truncates towards zero, as the cast in Pillow's C code does.
+    first = np.maximum((centers - scale + 0.5).astype(np.int64), 0)
+    last = np.minimum((centers + scale + 0.5).astype(np.int64), length)
+    pixels = first[:, None] + np.arange((last - first).max())
+    distances = np.abs((pixels - centers[:, None] + 0.5) * (1 / scale))
+    one, other = _FILTER_PARTS
+    weights = np.sinc(distances) * (one + other * np.cos(distances * math.pi))
+    weights[(distances >= 1) | (pixels >= last[:, None])] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.minimum(pixels, length - 1), (0.5 + weights * (1 << WEIGHT_BITS)).astype(np.int32)

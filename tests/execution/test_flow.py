@@ -135,6 +135,27 @@ def test_a_device_that_has_work_gets_full_batches_alone() -> None:
     asyncio.run(scenario())
 
 
+def test_a_device_that_has_work_gets_nothing_that_it_does_not_prefer() -> None:
+    async def scenario() -> None:
+        assembler: BatchAssembler[int] = BatchAssembler()
+        busy = True
+        for item in (1, 3):
+            assembler.add("odd", item)
+        waiting = asyncio.create_task(
+            assembler.take(lambda _: 2, prefers=lambda item: item % 2 == 0, is_idle=lambda: not busy)
+        )
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        assembler.close()
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        busy = False
+        assembler.done()
+        assert await asyncio.wait_for(waiting, 5) == [1, 3]
+
+    asyncio.run(scenario())
+
+
 def test_what_a_device_could_not_process_comes_again_and_nobody_leaves_before() -> None:
     async def scenario() -> None:
         assembler: BatchAssembler[int] = BatchAssembler()

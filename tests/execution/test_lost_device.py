@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.base import Batch, DeviceInfo, Upscaled
 from comic_upscale.errors import DeviceError
 from comic_upscale.execution.base import PageOutcome, PageTask, PageUpscaled, SourceBytes
@@ -67,14 +68,16 @@ async def tasks() -> AsyncIterator[PageTask]:
         yield PageTask(row_id=number, source=f"{number:02}.png", format="png", extension="png", read=read)
 
 
-def outcomes_of(settings: JobSettings, *engines: NearestEngine) -> tuple[list[PageOutcome], str]:
+def outcomes_of(
+    settings: JobSettings, *engines: NearestEngine, spending: Spending | None = None
+) -> tuple[list[PageOutcome], str]:
     """Run all pages; return their outcomes, and the devices that the run names at its end."""
 
     async def work() -> tuple[list[PageOutcome], str]:
         executor = LocalExecutor(lambda *_: list(engines))
         try:
             await executor.open(
-                settings, model="any", fingerprint="f" * 32, spending=None, on_progress=lambda event: None
+                settings, model="any", fingerprint="f" * 32, spending=spending, on_progress=lambda event: None
             )
             found = [outcome async for outcome in executor.process(tasks(), StopRequest())]
             return found, executor.info().device

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.base import Batch, KeptOpen, Upscaled, batches_at_once
 from comic_upscale.errors import DeviceError
 from comic_upscale.execution.base import PageUpscaled
@@ -61,6 +62,17 @@ def test_other_engines_get_one_batch_at_a_time(settings: JobSettings) -> None:
     engine.batches_at_once = 1
     check_all(outcomes_of(settings, engine)[0])
     assert engine.most_at_once == 1 and len(engine.threads) == 1
+
+
+def test_below_a_ceiling_a_batch_begins_when_the_one_before_has_ended(settings: JobSettings) -> None:
+    # The time of a batch is known at its end, and the next one must fit below what is left then.
+    engine = Overlapping(most_wait=0.01)
+    check_all(outcomes_of(settings, engine, spending=Spending(0.01, most=100))[0])
+    assert engine.most_at_once == 1
+    # A price alone is no ceiling.
+    engine = Overlapping()
+    check_all(outcomes_of(settings, engine, spending=Spending(0.01))[0])
+    assert engine.most_at_once == 2
 
 
 def test_an_engine_that_stays_open_overlaps_as_well() -> None:

@@ -52,7 +52,7 @@ NAME = "torch"
 OVERFLOWS_BEFORE_FP32 = 4
 """When this many consecutive batches overflow in half precision, the engine changes to float32 for good."""
 UNFINISHED_BEFORE_HOST = 4
-"""After so many batches that did not fit into memory while they should have been finished there, the host finishes."""
+"""After so many batches that fitted into memory only because the host finished them, it finishes all."""
 
 
 def open_torch_engines(
@@ -161,7 +161,7 @@ class TorchEngine:
         self._tile = tile
         self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
         self._unfinished = 0
-        """Batches that ran out of memory while their pages should have been finished on the device."""
+        """Batches that fitted into memory only because the host finished their pages."""
         self._overflows = 0
         """Consecutive batches in which every page needed float32."""
         self._lock = threading.Lock()
@@ -311,48 +311,54 @@ class TorchEngine:
             overlap: of tiles.
             batch: with the plan for finishing them; None to leave them raw.
         """
-        # Another call goes on as soon as the work of this one is in the queue of the device.
+        # Outside of the lock, so that it is ready when the device is.
+        staged = self._windows.stage_pages(pixels)
+        finisher = None if batch is None else self._new_finisher(batch, target)
         with self._lock:
-            started, tiles, finisher = self._start(precision, pixels, target, overlap, batch)
+            started, tiles, finisher = self._start(precision, staged, pixels.shape, target, overlap, finisher)
         return _Made.of(*started.wait(), borders_of(tiles), finisher)
 
     def _start(
         self,
         precision: torch.dtype,
-        pixels: SampleArray,
+        staged: torch.Tensor,
+        shape: tuple[int, ...],
         target: tuple[int, int],
         overlap: int,
-        batch: Batch | None,
+        finisher: Finisher | None,
     ) -> tuple[Started, list[Tile], Finisher | None]:
-        stage = self._stage(precision)
+        """Put the work into the queue of the device; return what was started, with the finisher if it is used."""
+        stage, size = self._stage(precision), shape[1:3]
         retried = False
-        plan = None if batch is None or batch.conservative or not self._finishes else batch.finish_plan
+        wanted, suspected = finisher, None
         while True:
-            tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
+            tiles = self._windows.plan(stage, size, target, overlap)
             if len(tiles) > 1 and self._prefers_whole(stage):
-                tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
-            count = min(self._windows.at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
+                tiles = self._windows.plan(stage, size, target, overlap)
+            count = min(self._windows.at_once(stage, tiles, shape[3]), len(staged) * len(tiles))
             window = (tiles[0].rows.length, tiles[0].columns.length)
-            is_finished = plan is not None and len(tiles) == 1
-            finisher = None
+            used = wanted if len(tiles) == 1 else None
             try:
-                if is_finished and plan is not None and batch is not None:
-                    finisher = Finisher(plan, batch.sources, target, self._windows.host, self._device)
-                started = self._windows.start(stage, pixels, target, tiles, count, finisher)
+                if used is not None:
+                    used.begin()
+                started = self._windows.start(stage, staged, size, target, tiles, count, used)
                 stage.limits.record_success(count, *window)
-                return started, tiles, finisher
+                if suspected is not None:
+                    self._note_unfinished(suspected)
+                return started, tiles, used
             except (RuntimeError, MemoryError) as error:
-                if not is_too_much(error) and (not is_finished or is_lost_device(error)):
+                if not is_too_much(error) and (used is None or is_lost_device(error)):
                     raise
                 broken = first_line(error) if is_perhaps_broken(error) else None
-                if is_finished:
-                    self._note_unfinished(error)
+                failure = _Failure(is_too_much(error), first_line(error))
             # Outside of ``except`` on purpose: inside, the error still references every tensor of the failed attempt.
             release_memory(self._device)
-            if is_finished:
-                # The host finishes them just as well, and smaller pieces may change the page.
-                plan = None
+            if used is not None:
+                # The host finishes pages just as well, and smaller pieces may change them.
+                wanted, suspected = None, failure
                 continue
+            # Without finishing it does not work either.
+            wanted, suspected = finisher, None
             if not retried and stage.limits.has_worked(count, *window):
                 # Another program may have used the memory for a moment.
                 retried = True
@@ -373,12 +379,25 @@ class TorchEngine:
                     f"{self._device_info} has too little memory for {window[1]}x{window[0]} pixels: {advice}",
                 )
 
-    def _note_unfinished(self, error: BaseException) -> None:
-        """Leave pages to the host after an error, or after some of those that may pass."""
+    def _new_finisher(self, batch: Batch, target: tuple[int, int]) -> Finisher | None:
+        """Return what finishes the pages of a batch on the device; None if they are left raw."""
+        if batch.finish_plan is None or batch.conservative or not self._finishes:
+            return None
+        try:
+            return Finisher(batch.finish_plan, batch.sources, target, self._windows.host, self._device)
+        except (RuntimeError, MemoryError) as error:
+            if is_lost_device(error):
+                raise
+            with self._lock:
+                self._note_unfinished(_Failure(is_too_much(error), first_line(error)))
+        return None
+
+    def _note_unfinished(self, failure: _Failure) -> None:
+        """Leave pages to the host from now on, or after some failures that may pass."""
         self._unfinished += 1
-        if not is_too_much(error) or self._unfinished >= UNFINISHED_BEFORE_HOST:
+        if not failure.may_pass or self._unfinished >= UNFINISHED_BEFORE_HOST:
             self._finishes = False
-            log.debug("%s leaves pages to the host to finish: %s", self._device_info, first_line(error))
+            log.debug("%s leaves pages to the host to finish: %s", self._device_info, failure.said)
 
     def _sees_whole(self) -> bool:
         """Return whether the network is known to look at a whole page at once."""
@@ -428,6 +447,15 @@ class TorchEngine:
                 ),
             )
         return self._stages[precision]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why an attempt to finish pages failed."""
+
+    may_pass: bool
+    """Whether memory was short."""
+    said: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

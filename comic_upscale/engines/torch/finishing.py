@@ -64,6 +64,10 @@ class Finisher:
         self._at_once = max(1, _MOST_SAMPLES // (target[0] * target[1] * sources[0].color.shape[2]))
         self._parts: list[_Part] = []
 
+    def begin(self) -> None:
+        """Begin with the first page, also after an attempt that failed."""
+        self._parts = []
+
     def from_page(self, first: int) -> Callable[[torch.Tensor, int], None]:
         """Return `finish` for the pages from this one on."""
         return lambda outputs, page: self.finish(outputs, first + page)
@@ -373,11 +377,11 @@ def _filter_table(
     length: int, count: int, end: float, device: torch.device, _stream: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the pixels that each pixel of the result uses, and their weights; both taps x count."""
-    found = filter_weights(length, count, end)
-    taps = max(len(weights) for _, weights in found)
-    places = [[min(first + tap, length - 1) for first, _ in found] for tap in range(taps)]
-    weights = [[each[tap] if tap < len(each) else 0 for _, each in found] for tap in range(taps)]
-    return torch.tensor(places, device=device), torch.tensor(weights, dtype=torch.int32, device=device)
+    places, weights = (
+        torch.from_numpy(np.ascontiguousarray(each.T)).to(device)
+        for each in filter_weights(length, count, end)
+    )
+    return places, weights
 
 
 @functools.lru_cache(maxsize=64)

@@ -83,10 +83,28 @@ class WindowRunner:
         self._is_cpu = device.type == "cpu"
         self._fused = None if self._is_cpu else choose_resampling(device)[0]
 
+    def stage_pages(self, pixels: SampleArray) -> torch.Tensor:
+        """Return pages as windows are cut from them, in memory from which a device copies. Any thread may call it.
+
+        Args:
+            pixels: N x height x width x C.
+
+        Raises:
+            RuntimeError: the device is lost.
+        """
+        height, width = self._padded_size(pixels.shape[1:3])
+        bottom, right = height - pixels.shape[1], width - pixels.shape[2]
+        # torch needs writable memory. A page that already has it is not copied.
+        padded = np.require(pixels, requirements=["C", "W"])
+        if bottom or right:
+            padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+        return self.host.for_copy(torch.from_numpy(padded))
+
     def start(
         self,
         stage: Stage,
-        pixels: SampleArray,
+        staged: torch.Tensor,
+        size: tuple[int, ...],
         target: tuple[int, int],
         tiles: list[Tile],
         count: int,
@@ -96,30 +114,22 @@ class WindowRunner:
 
         Args:
             stage: the network.
-            pixels: N x height x width x C.
+            staged: the result of `stage_pages`.
+            size: height and width of the pages.
             target: height and width of the outputs.
             tiles: the windows of each page.
             count: windows at once.
             finisher: finishes the outputs, which are whole pages then; None for raw outputs.
         """
-        height, width = self._padded_size(pixels.shape[1:3])
-        bottom, right = height - pixels.shape[1], width - pixels.shape[2]
-        # torch needs writable memory. A page that already has it is not copied.
-        padded = np.require(pixels, requirements=["C", "W"])
-        if bottom or right:
-            padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
-        shape = (len(pixels), *target, pixels.shape[3])
-        samples = torch.uint16 if pixels.dtype == np.uint16 else torch.uint8
-        result = self.host.empty(shape, samples)
+        pages_in_all = len(staged)
+        result = self.host.empty((pages_in_all, *target, staged.shape[3]), staged.dtype)
         collected = self._collect_in(result, tiles)
-        marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
+        marks = torch.zeros(pages_in_all, dtype=torch.float32, device=self._device)
         with OCCUPANCY.batch_on(self._device) as was_alone:
-            for group in _runs(len(pixels), max(1, count // len(tiles))):
+            for group in _runs(pages_in_all, max(1, count // len(tiles))):
                 # The allocator keeps pinned memory until it is copied.
-                source = self.host.for_copy(torch.from_numpy(padded[group]))
-                source = source.to(self._device, non_blocking=self.host.pinned)
+                source = staged[group].to(self._device, non_blocking=self.host.pinned)
                 windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
-                size = pixels.shape[1:3]
                 for chunk in _runs(len(windows), count):
                     self._run_chunk(
                         stage,

@@ -1,4 +1,4 @@
-"""The engines of this machine, each with its own thread. A run accesses engines only through this module."""
+"""The engines of this machine, each with threads of its own. A run accesses engines only through this module."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class BatchAssembler(Generic[T]):
 
     An idle device gets a full batch if there is one, else the pages that have waited longest, however few. A partial
     batch is better than an idle device, and at the end of the input no page is left waiting. A device that has work
-    gets only full batches: others fill meanwhile.
+    gets only full batches of what it prefers: others fill meanwhile.
 
     Who takes a batch says what became of it: `done`, or `put_back`. Until then the others wait, since it may come back.
     """
@@ -80,7 +80,7 @@ class BatchAssembler(Generic[T]):
         """Return the key of the next batch; None if there is none for this device yet."""
         # Buckets are in the order of their oldest items.
         preferred = [key for key, bucket in self._buckets.items() if prefers(bucket[0])]
-        keys = preferred or list(self._buckets)
+        keys = preferred or (list(self._buckets) if is_idle() else [])
         full = (key for key in keys if len(self._buckets[key]) >= limit(self._buckets[key][0]))
         # Once no item follows, no batch fills.
         is_taken_short = keys and (self._closed or is_idle())

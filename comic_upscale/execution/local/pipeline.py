@@ -3,7 +3,8 @@
 ::
 
     tasks ─▶ decode ─▶ assemble ─▶ upscale ─▶ encode ─▶ outcomes
-             workers   (no task)   1 thread   workers
+             workers   (no task)   1 or 2     workers
+                                   threads
                                    an engine
 
 A page that fails leaves its stage as a value and goes straight to the outcomes. Any other exception of a stage ends
@@ -84,6 +85,10 @@ class Pipeline:
         self._last_networks: dict[int, Network] = {}
         self._in_progress: Counter[int] = Counter()
         """Batches of each device."""
+        self._batches_ended: Counter[int] = Counter()
+        """Of each device."""
+        self._limits: dict[tuple[int, Network, tuple[int, int]], tuple[int, int]] = {}
+        """By device, network and size: how many batches had ended when the device was asked, and its batch size."""
         self._ended: dict[int, float] = {}
         """When the last batch of each device ended, by `time.perf_counter`."""
         self._outcomes: asyncio.Queue[tuple[PageOutcome, int] | None] = asyncio.Queue(MOST_OUTCOMES)
@@ -163,10 +168,13 @@ class Pipeline:
         self._assembler.close()
 
     async def _upscale_all(self) -> None:
+        spending = self._tools.spending
+        # The time of a batch is known at its end, and below a ceiling the next one must not have begun before.
+        one_by_one = spending is not None and spending.most is not None
         async with asyncio.TaskGroup() as group:
             devices = self._tools.networks.base
             for engine_index in range(len(devices)):
-                for _ in range(devices.batches_at_once(engine_index)):
+                for _ in range(1 if one_by_one else devices.batches_at_once(engine_index)):
                     group.create_task(self._upscale(engine_index))
         await self._to_encode.put(None)
 
@@ -220,7 +228,7 @@ class Pipeline:
             await self._to_encode.put(page)
 
     async def _next_batch(self, engine_index: int) -> list[PageInFlight]:
-        """Take a batch once at most one per engine waits for the encoders, so that a stop costs only a batch or two.
+        """Take a batch once at most one per engine waits for the encoders, so that a stop costs only a few batches.
 
         Pages for the network that the device used last come first, since another may have to be opened.
         """
@@ -229,10 +237,9 @@ class Pipeline:
         while self._to_encode.qsize() > limit:
             self._encoding.clear()
             await self._encoding.wait()
-        last = self._last_networks.get(engine_index)
         pages = await self._assembler.take(
-            lambda page: networks.batch_limit(page.network, engine_index, page.size),
-            prefers=lambda page: last is None or page.network == last,
+            lambda page: self._batch_limit(engine_index, page),
+            prefers=lambda page: self._last_networks.get(engine_index, page.network) == page.network,
             is_idle=lambda: not self._in_progress[engine_index],
         )
         if pages:
@@ -241,9 +248,24 @@ class Pipeline:
         self._largest_batch = max(self._largest_batch, len(pages))
         return pages
 
+    def _batch_limit(self, engine_index: int, page: PageInFlight) -> int:
+        """Return the batch size of a device for pages like this one; asked anew once a batch of the device has ended.
+
+        While the device computes, its memory is taken, and it would say too little.
+        """
+        key, ended = (engine_index, page.network, page.size), self._batches_ended[engine_index]
+        known = self._limits.get(key)
+        if known is None or known[0] != ended:
+            limit = self._tools.networks.batch_limit(page.network, engine_index, page.size)
+            if known is not None and self._in_progress[engine_index]:
+                limit = max(limit, known[1])
+            known = self._limits[key] = (ended, limit)
+        return known[1]
+
     async def _upscale_batch(self, engine_index: int, pages: list[PageInFlight]) -> list[PageInFlight]:
         """Run pages through the network; put out the outcomes of failed pages, and return the others."""
         before = [page.pixels for page in pages if page.pixels is not None]
+        lane = engine_index
         async with self._tools.networks.use(pages[0].network) as devices:
             engine_index %= len(devices)
             start = time.perf_counter()
@@ -252,8 +274,9 @@ class Pipeline:
             )
             ended = time.perf_counter()
         # A second batch waits for the device until the first has ended.
-        seconds = ended - max(start, self._ended.get(engine_index, start))
-        self._ended[engine_index] = ended
+        seconds = ended - max(start, self._ended.get(lane, start))
+        self._ended[lane] = ended
+        self._batches_ended[lane] += 1
         if self._tools.spending is not None:
             self._tools.spending.note_batch(input_pixels(pages), seconds)
         upscaled = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -333,19 +334,37 @@ def test_memory_that_is_short_for_a_while_makes_batches_smaller_for_a_while(
     assert sizes[-1] == 4
 
 
+class Solitary(Hungry):
+    """Counts the calls in which it was called already: a batch would need its memory twice."""
+
+    inside = 0
+    overlaps = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.overlaps += self.inside > 0
+        self.inside += 1
+        try:
+            time.sleep(0.005)
+            return super().forward(x)
+        finally:
+            self.inside -= 1
+
+
 @pytest.mark.parametrize("most", [10**9, 2 * 96 * 64])
 def test_calls_from_two_threads_give_the_pages_of_one(make_network: MakeNetwork, most: int) -> None:
     batches = [Batch(draw_pages(3, 96, 64) // (1 + number), (128, 192)) for number in range(12)]
     engine = open_engine(make_network(Hungry(most)), batch=3)
     expected = [engine.upscale(batch).pixels for batch in batches]
-    engine = open_engine(make_network(Hungry(most)), batch=3)
+    module = Solitary(most)
+    engine = open_engine(make_network(module), batch=3)
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(engine.upscale, batches))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.pixels, other)
+    assert len(module.seen) >= len(batches) and not module.overlaps
 
 
-def test_a_gpu_takes_two_batches_and_a_cpu_one(compact: Network) -> None:
+def test_a_cpu_takes_one_batch(compact: Network) -> None:
     assert open_engine(compact).batches_at_once == 1
 
 

@@ -34,7 +34,7 @@ from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.job import JobSettings
 from tests.engines.conftest import MakeNetwork
 from tests.engines.drawn_pages import draw_pages
-from tests.engines.torch.test_engine import Overflowing
+from tests.engines.torch.test_engine import Hungry, Overflowing
 
 CPU = torch.device("cpu")
 EXAMPLES = Path(__file__).parents[3] / "examples" / "pages"
@@ -244,6 +244,17 @@ def test_what_cannot_be_finished_here_is_left_to_the_host(
             np.testing.assert_array_equal(page.color, raw.color)
     # Memory may be free again a few times later, but not for ever.
     assert len(asked) == (UNFINISHED_BEFORE_HOST if isinstance(error, torch.OutOfMemoryError) else 1)
+
+
+def test_a_batch_too_large_for_the_network_is_finished_in_smaller_ones(make_network: MakeNetwork) -> None:
+    sources, target = [draw_source(number) for number in range(4)], (212, 300)
+    engine = open_engine(make_network(Hungry(2 * 150 * 106)), batch=4)
+    for _ in range(2 * UNFINISHED_BEFORE_HOST):
+        # As if the limit had been raised again, for another program has ended.
+        engine._stages.clear()
+        for page in upscale_pages(engine, sources, target, finish_plan=plan_for(sources, target)):
+            assert isinstance(page, Pixels)
+            assert page.device_work is not None
 
 
 def test_a_device_lost_while_it_finishes_is_lost(compact: Network, monkeypatch: pytest.MonkeyPatch) -> None:
