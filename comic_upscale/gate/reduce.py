@@ -86,6 +86,8 @@ def filter_weights(length: int, count: int, end: float) -> tuple[NDArray[np.int6
     distances = np.abs((pixels - centers[:, None] + 0.5) * (1 / scale))
     one, other = _FILTER_PARTS
     weights = np.sinc(distances) * (one + other * np.cos(distances * math.pi))
+    # Pillow's parts add up to a little more than 1, and it does not use them here.
+    weights[distances == 0] = 1
     weights[(distances >= 1) | (pixels >= last[:, None])] = 0
     weights /= weights.sum(axis=1, keepdims=True)
     return np.minimum(pixels, length - 1), (0.5 + weights * (1 << WEIGHT_BITS)).astype(np.int32)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comic_upscale.execution.budget import Budget
-from comic_upscale.execution.local.flow import BatchAssembler
+from comic_upscale.execution.local.flow import BatchAssembler, BatchLimits
 
 
 @given(st.lists(st.integers(1, 250), min_size=1, max_size=40))
@@ -133,6 +133,25 @@ def test_a_device_that_has_work_gets_full_batches_alone() -> None:
         assert await asyncio.wait_for(take(), 5) == []
 
     asyncio.run(scenario())
+
+
+def test_a_batch_size_is_asked_once_for_a_batch_and_may_fall() -> None:
+    limits, asked = BatchLimits(), iter((1, 16, 4, 3, 2, 9))
+    found = [
+        limits.find("page", ended, is_idle=is_idle, ask=lambda: next(asked))
+        for ended, is_idle in (
+            (0, True),
+            (0, False),
+            (1, False),
+            (1, True),
+            (2, False),
+            (3, False),
+            (4, True),
+        )
+    ]
+    # While the device computes, the last answer counts if it was larger.
+    assert found == [1, 1, 16, 16, 16, 4, 2]
+    assert limits.find("another", 4, is_idle=False, ask=lambda: 7) == 7
 
 
 def test_a_device_that_has_work_gets_nothing_that_it_does_not_prefer() -> None:

@@ -1,49 +1,61 @@
-"""The means of blocks are those of Pillow, to the bit, and take no copy of the page."""
+"""The weights of Pillow's filter, for devices: those of a definition in plain numbers, and Pillow's own results."""
 
-import tracemalloc
+from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from comic_upscale.gate.reduce import reduce_by
+from comic_upscale.gate.reduce import WEIGHT_BITS, filter_weights
+
+ONE, OTHER = float(np.float32(0.54)), float(np.float32(0.46))
 
 
-@given(
-    st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    st.tuples(st.integers(1, 9), st.integers(1, 9)),
-    st.sampled_from([1, 3]),
-    st.integers(0, 2**32 - 1),
-)
-def test_they_are_those_of_pillow(
-    size: tuple[int, int], block: tuple[int, int], channels: int, seed: int
-) -> None:
-    columns, rows = size
-    shape = (rows * block[1], columns * block[0], channels)
-    page = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-    image = Image.fromarray(page[:, :, 0] if channels == 1 else page)
-    assert np.array_equal(
-        reduce_by(page, size, block), np.asarray(image.reduce(block)).reshape(rows, columns, -1)
-    )
+def hamming(distance: float) -> float:
+    distance = abs(distance)
+    if distance == 0:
+        return 1.0
+    if distance >= 1:
+        return 0.0
+    angle = distance * math.pi
+    return math.sin(angle) / angle * (ONE + OTHER * math.cos(angle))
 
 
-def test_the_rest_of_a_page_does_not_count() -> None:
-    page = np.random.default_rng(1).integers(0, 256, (43, 62, 3), np.uint8)
-    assert np.array_equal(reduce_by(page, (12, 8), (5, 5)), reduce_by(page[:40, :60], (12, 8), (5, 5)))
+def weights_of(length: int, count: int, end: float) -> list[dict[int, int]]:
+    """Return the weights of each pixel of the result, as ``Resample.c`` computes them one by one."""
+    scale = float(np.float32(end)) / count
+    found = []
+    for place in range(count):
+        center = (place + 0.5) * scale
+        pixels = range(max(int(center - scale + 0.5), 0), min(int(center + scale + 0.5), length))
+        weights = [hamming((pixel - center + 0.5) * (1 / scale)) for pixel in pixels]
+        total = sum(weights)
+        whole = [int(0.5 + weight / total * (1 << WEIGHT_BITS)) for weight in weights]
+        found.append({pixel: weight for pixel, weight in zip(pixels, whole, strict=True) if weight})
+    return found
 
 
-@pytest.mark.parametrize("level", [0, 255])
-def test_blocks_with_more_rows_than_16_bits_hold(level: int) -> None:
-    page = np.full((600, 2, 1), level, np.uint8)
-    assert (reduce_by(page, (1, 2), (2, 300)) == level).all()
+# In the first three, a weight lies right between two numbers.
+@pytest.mark.parametrize(("length", "count", "end"), [
+    (189, 75, 189.0), (77, 15, 77.0), (2067, 345, 2067.0),
+    (1282, 256, 1279.5009746588694), (378, 75, 376.2358490566038),
+    *((length, round(length / ratio), length) for length in (7, 61, 320, 1001) for ratio in (1.4, 2.5, 4.9, 5.9)),
+])  # fmt: skip
+def test_the_weights_are_those_of_the_definition(length: int, count: int, end: float) -> None:
+    pixels, weights = filter_weights(length, count, end)
+    found = [
+        {int(pixel): int(weight) for pixel, weight in zip(*each, strict=True) if weight}
+        for each in zip(pixels, weights, strict=True)
+    ]
+    assert found == weights_of(length, count, end)
 
 
-def test_a_page_is_not_copied() -> None:
-    page = np.zeros((3000, 2000, 3), np.uint8)
-    tracemalloc.start()
-    reduce_by(page, (400, 600), (5, 5))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < page.nbytes / 2
+@pytest.mark.parametrize(("length", "count"), [(189, 75), (77, 15), (1001, 400), (640, 211)])
+def test_the_result_is_pillows(length: int, count: int) -> None:
+    samples = np.random.default_rng(length).integers(0, 256, (200, length), np.uint8)
+    expected = np.asarray(Image.fromarray(samples).resize((count, 200), Image.Resampling.HAMMING))
+    pixels, weights = filter_weights(length, count, length)
+    sums = (samples.astype(np.int64)[:, pixels] * weights).sum(axis=2) + (1 << (WEIGHT_BITS - 1))
+    np.testing.assert_array_equal((sums >> WEIGHT_BITS).clip(0, 255), expected)

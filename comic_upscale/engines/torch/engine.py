@@ -312,10 +312,17 @@ class TorchEngine:
             batch: with the plan for finishing them; None to leave them raw.
         """
         # Outside of the lock, so that it is ready when the device is.
-        staged = self._windows.stage_pages(pixels)
-        finisher = None if batch is None else self._new_finisher(batch, target)
+        try:
+            staged = self._windows.stage_pages(pixels)
+        except MemoryError as error:
+            raise PageError(
+                "out-of-memory", "The machine's memory was not enough: use fewer --workers"
+            ) from error
+        finisher, failure = (None, None) if batch is None else self._new_finisher(batch, target)
         with self._lock:
-            started, tiles, finisher = self._start(precision, staged, pixels.shape, target, overlap, finisher)
+            started, tiles, finisher = self._start(
+                precision, staged, pixels.shape, target, overlap, finisher, failure
+            )
         return _Made.of(*started.wait(), borders_of(tiles), finisher)
 
     def _start(
@@ -326,11 +333,12 @@ class TorchEngine:
         target: tuple[int, int],
         overlap: int,
         finisher: Finisher | None,
+        suspected: _Failure | None,
     ) -> tuple[Started, list[Tile], Finisher | None]:
         """Put the work into the queue of the device; return what was started, with the finisher if it is used."""
         stage, size = self._stage(precision), shape[1:3]
         retried = False
-        wanted, suspected = finisher, None
+        wanted = finisher
         while True:
             tiles = self._windows.plan(stage, size, target, overlap)
             if len(tiles) > 1 and self._prefers_whole(stage):
@@ -352,6 +360,8 @@ class TorchEngine:
                 broken = first_line(error) if is_perhaps_broken(error) else None
                 failure = _Failure(is_too_much(error), first_line(error))
             # Outside of ``except`` on purpose: inside, the error still references every tensor of the failed attempt.
+            if used is not None:
+                used.begin()
             release_memory(self._device)
             if used is not None:
                 # The host finishes pages just as well, and smaller pieces may change them.
@@ -379,18 +389,17 @@ class TorchEngine:
                     f"{self._device_info} has too little memory for {window[1]}x{window[0]} pixels: {advice}",
                 )
 
-    def _new_finisher(self, batch: Batch, target: tuple[int, int]) -> Finisher | None:
-        """Return what finishes the pages of a batch on the device; None if they are left raw."""
+    def _new_finisher(self, batch: Batch, target: tuple[int, int]) -> tuple[Finisher | None, _Failure | None]:
+        """Return what finishes the pages of a batch on the device, None to leave them raw; and why that failed."""
         if batch.finish_plan is None or batch.conservative or not self._finishes:
-            return None
+            return None, None
         try:
-            return Finisher(batch.finish_plan, batch.sources, target, self._windows.host, self._device)
+            finisher = Finisher(batch.finish_plan, batch.sources, target, self._windows.host, self._device)
         except (RuntimeError, MemoryError) as error:
             if is_lost_device(error):
                 raise
-            with self._lock:
-                self._note_unfinished(_Failure(is_too_much(error), first_line(error)))
-        return None
+            return None, _Failure(is_too_much(error), first_line(error))
+        return finisher, None
 
     def _note_unfinished(self, failure: _Failure) -> None:
         """Leave pages to the host from now on, or after some failures that may pass."""

@@ -5,7 +5,8 @@ goes over all pixels of a page: restoring tone and solid areas, the measures of 
 rows. The results equal those of the host to the bit, so an output does not depend on who finished it. Sums are sums of
 whole numbers, which have no order. Each step in floating point is a single operation, as on the host.
 
-Left to the host are pages with transparency, 16 bits, faint lines or tiles, second attempts, and those of ``--raw``.
+Left to the host are pages with transparency, 16 bits, faint lines or tiles, second attempts, those of ``--raw``, and
+those that the device has no memory to finish.
 """
 
 from __future__ import annotations

@@ -18,6 +18,33 @@ def total_memory() -> int:
     return int(psutil.virtual_memory().total)
 
 
+class BatchLimits:
+    """The batch sizes of devices, asked anew once a batch of the device has ended.
+
+    While a device computes, its memory is taken, and it says too little. So the last answer counts then, too.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, tuple[int, int, int]] = {}
+        """How many batches had ended, the answer of the device, and the batch size."""
+
+    def find(self, key: Hashable, ended: int, *, is_idle: bool, ask: Callable[[], int]) -> int:
+        """Return a batch size, at least 1.
+
+        Args:
+            key: the device, and what the batch consists of.
+            ended: how many batches of the device have ended.
+            is_idle: whether the device has no work.
+            ask: asks the device.
+        """
+        known = self._known.get(key)
+        if known is None or known[0] != ended:
+            answer = ask()
+            limit = answer if known is None or is_idle else max(answer, known[1])
+            known = self._known[key] = (ended, answer, limit)
+        return known[2]
+
+
 class BatchAssembler(Generic[T]):
     """Collects decoded pages into batches of one shape.
 

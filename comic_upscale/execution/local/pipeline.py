@@ -28,7 +28,7 @@ from comic_upscale.errors import CeilingError, ComicUpscaleError, DeviceError, P
 from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
 from comic_upscale.execution.local.devices import Devices
-from comic_upscale.execution.local.flow import BatchAssembler
+from comic_upscale.execution.local.flow import BatchAssembler, BatchLimits
 from comic_upscale.execution.local.networks import Networks
 from comic_upscale.execution.local.page import PageInFlight, input_pixels
 from comic_upscale.execution.local.steps import Encoded, Finished, Handover, PageSteps
@@ -87,10 +87,9 @@ class Pipeline:
         """Batches of each device."""
         self._batches_ended: Counter[int] = Counter()
         """Of each device."""
-        self._limits: dict[tuple[int, Network, tuple[int, int]], tuple[int, int]] = {}
-        """By device, network and size: how many batches had ended when the device was asked, and its batch size."""
-        self._ended: dict[int, float] = {}
-        """When the last batch of each device ended, by `time.perf_counter`."""
+        self._limits = BatchLimits()
+        self._ended: dict[tuple[Network, int], float] = {}
+        """When the last batch of each engine of a network ended, by `time.perf_counter`."""
         self._outcomes: asyncio.Queue[tuple[PageOutcome, int] | None] = asyncio.Queue(MOST_OUTCOMES)
         self._budget = Budget(tools.networks.base.pixel_budget(workers))
 
@@ -249,18 +248,13 @@ class Pipeline:
         return pages
 
     def _batch_limit(self, engine_index: int, page: PageInFlight) -> int:
-        """Return the batch size of a device for pages like this one; asked anew once a batch of the device has ended.
-
-        While the device computes, its memory is taken, and it would say too little.
-        """
-        key, ended = (engine_index, page.network, page.size), self._batches_ended[engine_index]
-        known = self._limits.get(key)
-        if known is None or known[0] != ended:
-            limit = self._tools.networks.batch_limit(page.network, engine_index, page.size)
-            if known is not None and self._in_progress[engine_index]:
-                limit = max(limit, known[1])
-            known = self._limits[key] = (ended, limit)
-        return known[1]
+        """Return the batch size of a device for pages like this one."""
+        return self._limits.find(
+            (engine_index, page.network, page.size),
+            self._batches_ended[engine_index],
+            is_idle=not self._in_progress[engine_index],
+            ask=lambda: self._tools.networks.batch_limit(page.network, engine_index, page.size),
+        )
 
     async def _upscale_batch(self, engine_index: int, pages: list[PageInFlight]) -> list[PageInFlight]:
         """Run pages through the network; put out the outcomes of failed pages, and return the others."""
@@ -274,8 +268,9 @@ class Pipeline:
             )
             ended = time.perf_counter()
         # A second batch waits for the device until the first has ended.
-        seconds = ended - max(start, self._ended.get(lane, start))
-        self._ended[lane] = ended
+        engine = (pages[0].network, engine_index)
+        seconds = ended - max(start, self._ended.get(engine, start))
+        self._ended[engine] = ended
         self._batches_ended[lane] += 1
         if self._tools.spending is not None:
             self._tools.spending.note_batch(input_pixels(pages), seconds)
