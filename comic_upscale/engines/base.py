@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import PageError
-from comic_upscale.gate.measures import MeasurePlan
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, DeviceWork, Pixels, SampleArray
 
 if TYPE_CHECKING:
+    from comic_upscale.gate.measures import MeasurePlan
     from comic_upscale.models.weights import ResolvedWeights
     from comic_upscale.storage.answers import AskingPage
 
@@ -145,8 +145,8 @@ OnPart: TypeAlias = Callable[[EnginePart], None]
 class Engine(Protocol):
     """Makes pages larger. Used from one thread at a time; may be created on another.
 
-    An engine whose device computes by itself may have an attribute ``batches_at_once``: from so many threads `upscale`
-    may be called at the same time. So the device has work while results of the batch before are fetched.
+    An engine may have an attribute ``batches_at_once``: the number of threads that may call `upscale` at the same time.
+    A device that works on its own can then compute one batch while the results of another are fetched.
 
     An engine with long calls may have a method ``interrupt()``. Any thread may call it, and the current call of the
     engine then ends at once with a `DeviceError`. The engine is not used afterwards. `interrupt` calls this method.

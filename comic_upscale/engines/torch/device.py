@@ -196,6 +196,14 @@ def current_on(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def stream_of(device: torch.device) -> int:
+    """Return the number of the current stream of a device, 0 for one without streams.
+
+    It belongs in the key of each cache of tensors: memory that one stream gives up must not be in use by another.
+    """
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 def release_memory(device: torch.device) -> None:
     """Release the reserve of the device's allocator, so that buffers of other sizes can be allocated."""
     if device.type == "cuda":

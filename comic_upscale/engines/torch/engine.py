@@ -52,7 +52,7 @@ NAME = "torch"
 OVERFLOWS_BEFORE_FP32 = 4
 """When this many consecutive batches overflow in half precision, the engine changes to float32 for good."""
 UNFINISHED_BEFORE_HOST = 4
-"""After so many batches that fitted into memory only because the host finished them, it finishes all."""
+"""If this many batches fit into memory only without finishing, the host finishes all pages from then on."""
 
 
 def open_torch_engines(
@@ -161,7 +161,7 @@ class TorchEngine:
         self._tile = tile
         self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
         self._unfinished = 0
-        """Batches that fitted into memory only because the host finished their pages."""
+        """Batches that fitted into memory only without finishing."""
         self._overflows = 0
         """Consecutive batches in which every page needed float32."""
         self._lock = threading.Lock()
@@ -321,7 +321,7 @@ class TorchEngine:
         finisher, failure = (None, None) if batch is None else self._new_finisher(batch, target)
         with self._lock:
             started, tiles, finisher = self._start(
-                precision, staged, pixels.shape, target, overlap, finisher, failure
+                precision, staged, pixels.shape[1:3], target, overlap, finisher, failure
             )
         return _Made.of(*started.wait(), borders_of(tiles), finisher)
 
@@ -329,21 +329,21 @@ class TorchEngine:
         self,
         precision: torch.dtype,
         staged: torch.Tensor,
-        shape: tuple[int, ...],
+        size: tuple[int, ...],
         target: tuple[int, int],
         overlap: int,
         finisher: Finisher | None,
         suspected: _Failure | None,
     ) -> tuple[Started, list[Tile], Finisher | None]:
         """Put the work into the queue of the device; return what was started, with the finisher if it is used."""
-        stage, size = self._stage(precision), shape[1:3]
+        stage = self._stage(precision)
         retried = False
         wanted = finisher
         while True:
             tiles = self._windows.plan(stage, size, target, overlap)
             if len(tiles) > 1 and self._prefers_whole(stage):
                 tiles = self._windows.plan(stage, size, target, overlap)
-            count = min(self._windows.at_once(stage, tiles, shape[3]), len(staged) * len(tiles))
+            count = min(self._windows.at_once(stage, tiles, staged.shape[3]), len(staged) * len(tiles))
             window = (tiles[0].rows.length, tiles[0].columns.length)
             used = wanted if len(tiles) == 1 else None
             try:

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from comic_upscale.engines.base import FinishPlan
+from comic_upscale.engines.torch.device import stream_of
 from comic_upscale.engines.torch.host_memory import HostMemory
 from comic_upscale.gate.measures import MeasurePlan
 from comic_upscale.gate.reduce import WEIGHT_BITS, filter_weights
@@ -348,9 +349,8 @@ def _sum_runs(values: torch.Tensor, edges: tuple[int, ...], axis: int) -> torch.
 
 
 def _place(values: torch.Tensor) -> tuple[torch.device, int]:
-    """Return device and stream of numbers. Each stream has tables of its own: memory that it gives up may be reused."""
-    device = values.device
-    return device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    """Return the device and the stream of numbers, by which tables are cached."""
+    return values.device, stream_of(values.device)
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from comic_upscale.engines.lanczos import Span, input_span, tap_weights
-from comic_upscale.engines.torch.device import current_on, release_memory
+from comic_upscale.engines.torch.device import current_on, release_memory, stream_of
+from comic_upscale.engines.torch.network_pass import clip
 from comic_upscale.engines.torch.proof import (
     Proof,
     Timer,
@@ -56,19 +57,8 @@ def resample_plainly(
     native: torch.Tensor, cell: Cell, mixes: bool, samples: torch.dtype = torch.uint8
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Resample by PyTorch's operations, to 8 bits or to 16. ``native`` is changed."""
-    # A sum shows any NaN or infinity and reads the pixels once. Clamping would hide infinity.
-    finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
-    native = native.clamp_(0, 1)
-    if mixes:
-        native = native.mean(dim=1, keepdim=True)
-    made = resample(
-        native,
-        source_size=cell.source_size,
-        target_size=cell.target_size,
-        origin=cell.origin,
-        rows=cell.rows,
-        columns=cell.columns,
-    )
+    native, finite = clip(native, mixes)
+    made = resample(native, **cell._asdict())
     made = made.clamp_(0, 1).mul_(torch.iinfo(samples).max).round_().to(samples)
     return made.permute(0, 2, 3, 1).contiguous(), finite
 
@@ -88,10 +78,9 @@ def tables_of(
 ) -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """Return the first input of each output, and the weights from there on, of the rows and of the columns.
 
-    The inputs count from the beginning of the window. Tables are kept for each stream of a GPU: memory that one stream
-    gives up must not be in use by another.
+    The inputs count from the beginning of the window. Tables are cached for each stream of a GPU, see `stream_of`.
     """
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    stream = stream_of(device)
     rows, columns = (
         _table(source, target, outputs, origin, device, stream)
         for source, target, origin, outputs in zip(

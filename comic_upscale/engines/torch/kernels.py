@@ -188,20 +188,17 @@ def _across(
     rows,
     columns,
     wide,
-    of_page,
-    of_channel,
-    of_row,
-    of_column,
     channels: tl.constexpr,
     mixed: tl.constexpr,
     taps: tl.constexpr,
     lines: tl.constexpr,
     block: tl.constexpr,
 ):
-    # One program is a part of some rows, each of one channel of one page.
+    # One program is a part of some rows, each of one channel of the result, of one page.
     row = tl.program_id(0).to(tl.int64) * lines + tl.arange(0, lines)
-    page = row // (rows * channels)
-    source = native + page * of_page + (row // rows) % channels * of_channel + (row % rows) * of_row
+    plane = row // rows
+    page = plane // channels
+    source = native + (plane * mixed * rows + row % rows) * columns
     place = tl.program_id(1) * block + tl.arange(0, block)
     inside = (row < count)[:, None] & (place < wide)[None, :]
     start = tl.load(first + place, mask=place < wide, other=0)
@@ -210,12 +207,11 @@ def _across(
     wrong = tl.zeros((lines, block), tl.float32)
     for tap in range(taps):
         # Past the end of the axis the weight is 0.
-        column = tl.minimum(start + tap, columns - 1) * of_column
+        column = tl.minimum(start + tap, columns - 1)
         level = tl.zeros((lines, block), tl.float32)
         for other in tl.static_range(mixed):
-            value = tl.load(
-                source[:, None] + (column + other * of_channel)[None, :], mask=inside, other=0.0
-            ).to(tl.float32)
+            place_there = (source + other * rows * columns)[:, None] + column[None, :]
+            value = tl.load(place_there, mask=inside, other=0.0).to(tl.float32)
             wrong += value * 0.0
             level += tl.minimum(tl.maximum(value, 0.0), 1.0)
         weight = tl.load(weights + tap * wide + place, mask=place < wide, other=0.0)
@@ -290,7 +286,7 @@ def resample_to_bytes(
     parts = triton.cdiv(wide, _ACROSS)
     count = n * channels * height
     _across[(triton.cdiv(count, _LINES), parts)](
-        native,
+        native.contiguous(),
         middle,
         marks,
         *across,
@@ -298,7 +294,6 @@ def resample_to_bytes(
         height,
         width,
         wide,
-        *native.stride(),
         channels=channels,
         mixed=mixed,
         taps=len(across[1]),

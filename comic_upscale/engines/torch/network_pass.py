@@ -94,7 +94,7 @@ class NetworkPass:
         return fold.restore(native, self._scale), finite
 
     def raw(self, windows: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        """Run the windows through the network, and leave the rest to `Way`.
+        """Run the windows through the network, and leave the rest to `clip` or to a fused kernel.
 
         Args:
             windows: as in `__call__`.
@@ -117,10 +117,20 @@ class NetworkPass:
         return native, becomes_color
 
     def _run(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        native, became_color = self.raw(windows)
-        # A sum shows any NaN or infinity and reads the pixels once. Clamping would hide infinity.
-        finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
-        native = native.clamp_(0, 1)
-        if became_color:
-            native = native.mean(dim=1, keepdim=True)
-        return native, finite
+        return clip(*self.raw(windows))
+
+
+def clip(native: torch.Tensor, mixes: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clip native pixels to 0..1, in place.
+
+    Args:
+        native: N x C x height x width.
+        mixes: whether the mean of the channels is the page, which is gray.
+
+    Returns:
+        The pixels, and float32, N: a number for each window that is finite if all its numbers are finite.
+    """
+    # A sum shows any NaN or infinity and reads the pixels once. Clamping would hide infinity.
+    finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
+    native = native.clamp_(0, 1)
+    return (native.mean(dim=1, keepdim=True) if mixes else native), finite

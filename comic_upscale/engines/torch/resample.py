@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from comic_upscale.engines.lanczos import Span, dense_weights, input_span
+from comic_upscale.engines.torch.device import stream_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def axis_blocks(
 ) -> tuple[AxisBlock, ...]:
     """Return the coefficients of the outputs in blocks, in order, on the device.
 
-    Results are cached for each stream of a GPU: memory that one stream gives up must not be in use by another.
+    Results are cached for each stream of a GPU, see `stream_of`.
 
     Args:
         in_size: pixels of the whole source axis, at least 1.
@@ -69,8 +70,7 @@ def axis_blocks(
         device: the device for the weights.
         block: outputs of one block, at least 1.
     """
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    return _cached_blocks(in_size, out_size, outputs, str(device), block, stream)
+    return _cached_blocks(in_size, out_size, outputs, str(device), block, stream_of(device))
 
 
 def resample(

@@ -79,7 +79,7 @@ class WindowRunner:
         self._network = network
         self._device = device
         self.host = HostMemory(pinned=device.type == "cuda")
-        """Memory for copies from the device."""
+        """Memory for copies to the device and from it."""
         self._is_cpu = device.type == "cpu"
         self._fused = None if self._is_cpu else choose_resampling(device)[0]
 
@@ -127,7 +127,6 @@ class WindowRunner:
         marks = torch.zeros(pages_in_all, dtype=torch.float32, device=self._device)
         with OCCUPANCY.batch_on(self._device) as was_alone:
             for group in _runs(pages_in_all, max(1, count // len(tiles))):
-                # The allocator keeps pinned memory until it is copied.
                 source = staged[group].to(self._device, non_blocking=self.host.pinned)
                 windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
                 for chunk in _runs(len(windows), count):

@@ -19,9 +19,10 @@ def total_memory() -> int:
 
 
 class BatchLimits:
-    """The batch sizes of devices, asked anew once a batch of the device has ended.
+    """Remembers the batch sizes of devices. A device is asked again after each of its batches.
 
-    While a device computes, its memory is taken, and it says too little. So the last answer counts then, too.
+    A device that is computing reports too small a size, because its memory is in use. Its previous answer then counts
+    if it was larger.
     """
 
     def __init__(self) -> None:

@@ -183,8 +183,10 @@ class PageSteps:
             matches: the rules that match the page.
         """
         settings = self._rules.settings_for(matches)
-        is_plain = settings.png_level is None and settings.screen is None
-        return format == "png" and is_plain and target[0] * target[1] <= LARGE_PAGE
+        stays = settings.screen is None or settings.screen.levels is None
+        return (
+            format == "png" and settings.png_level is None and stays and target[0] * target[1] <= LARGE_PAGE
+        )
 
     def decode(
         self,

@@ -24,6 +24,7 @@ from comic_upscale.engines.torch.finishing import Finisher
 from comic_upscale.engines.torch.finishing_proof import find_difference, finish_on_host, finishes_right
 from comic_upscale.engines.torch.host_memory import HostMemory
 from comic_upscale.errors import DeviceError, PageError
+from comic_upscale.execution.local.steps import PageSteps
 from comic_upscale.gate.measures import MeasurePlan
 from comic_upscale.gate.verdict import judge, measure_raw_output
 from comic_upscale.imaging.codecs.png import write_png_at_once
@@ -32,6 +33,8 @@ from comic_upscale.jobs.run import run_job
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.screens import Screen
+from tests.conftest import MakeJob
 from tests.engines.conftest import MakeNetwork
 from tests.engines.drawn_pages import draw_pages
 from tests.engines.torch.test_engine import Hungry, Overflowing
@@ -307,6 +310,20 @@ def test_each_gpu_is_asked_once(
     finally:
         finishes_right.cache_clear()
     assert asked == [torch.device("cuda", 3)]
+
+
+def test_rows_are_wanted_only_where_a_file_is_written_from_them(make_job: MakeJob) -> None:
+    for changes, format, target, is_wanted in (
+        ({}, "png", (8000, 6000), True),
+        ({}, "png", (8001, 6000), False),
+        ({}, "webp", (800, 600), False),
+        ({"png_level": 6}, "png", (800, 600), False),
+        # Only a gray screen gets other pixels.
+        ({"scale": None, "size": Screen("e-ink", 800, 600, 16)}, "png", (800, 600), False),
+        ({"scale": None, "size": Screen("lcd", 800, 600, None)}, "png", (800, 600), True),
+    ):
+        steps = PageSteps(make_job(**changes), {"auto": 4})
+        assert steps.wants_png_rows(format, target, ()) == is_wanted  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("format", ["png", "webp"])

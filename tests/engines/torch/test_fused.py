@@ -46,11 +46,11 @@ SHAPES = {
     ),
     "enlarge": dict(channels=64, factor=2, adds=False, block=2048),
     "shuffle": dict(depth=32, channels=3, factor=3, adds=True, block=512),
-    "across": dict(channels=3, mixed=1, taps=8, lines=8, block=128, of_column=1),
+    "across": dict(channels=3, mixed=1, taps=8, lines=8, block=128),
     "down": dict(channels=3, taps=8, lines=8, block=128),
 }
 WHOLE = {"total": "i64", "scale": "fp32", **dict.fromkeys(("middle", "weights", "marks"), "*fp32"), "first": "*i32"}
-WHOLE |= dict.fromkeys(("count", "rows", "columns", "wide", "tall", "of_page", "of_channel", "of_row"), "i32")
+WHOLE |= dict.fromkeys(("count", "rows", "columns", "wide", "tall"), "i32")
 BYTES = {"across": "*fp32", "down": "*u8"}
 CHOSEN = ((75, "fp16", ["activate", "join"]), (80, "bf16", ["join residuals"]), (90, "fp16", SHAPES))
 for capability, number, chosen in CHOSEN:
