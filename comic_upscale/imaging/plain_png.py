@@ -69,7 +69,7 @@ def _find_packed(data: bytes) -> bytes | None:
     while at + 12 <= len(data):
         length, name = struct.unpack_from(">L4s", data, at)
         end = at + 12 + length
-        if end > len(data) or name in _LEFT_TO_PILLOW or (name == b"IDAT" and packed and last != name):
+        if name in _LEFT_TO_PILLOW or (name == b"IDAT" and packed and last != name):
             return None
         if name == b"IEND":
             return b"".join(packed)

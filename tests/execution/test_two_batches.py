@@ -13,7 +13,7 @@ from comic_upscale.errors import DeviceError
 from comic_upscale.execution.base import PageUpscaled
 from comic_upscale.execution.local.devices import Devices
 from comic_upscale.settings.job import JobSettings
-from tests.execution.test_lost_device import COUNT, check_all, on_device, outcomes_of
+from tests.execution.test_lost_device import COUNT, check_all, fails_from, on_device, outcomes_of
 from tests.execution.test_lost_device import settings as settings  # the fixture
 from tests.fakes import NearestEngine, pause
 
@@ -113,6 +113,15 @@ def test_both_batches_of_a_lost_device_are_done_by_another(settings: JobSettings
     assert devices == str(kept.info.device)
     # It is not asked again.
     assert lost.begun == 2
+
+
+def test_a_device_lost_while_its_second_batch_is_awaited_is_not_asked_again(settings: JobSettings) -> None:
+    # No batch is full, so the second one waits until the first has ended.
+    lost = on_device(0, NearestEngine(fails_from(1), limit=1000))
+    lost.batches_at_once = 2  # type: ignore[attr-defined]
+    kept = on_device(1, NearestEngine(pause(0.02)))
+    check_all(outcomes_of(settings, lost, kept)[0])
+    assert len(lost.batches) == 1
 
 
 def test_the_last_device_that_is_lost_with_two_batches_ends_the_run(settings: JobSettings) -> None:

@@ -121,9 +121,10 @@ def rows_as(packed: bytes, *, splits: bool = False) -> bytes:
     encoded(drawn("L"), save_all=True, append_images=[drawn("L").rotate(180)]),
     png(30, 40, 16, 0, b"".join(b"\0" + bytes(60) for _ in range(40))),
     png(7, 5, 8, 2, b"", interlaced=True),
-    # Too few rows, too many, a filter that there is not, damaged data, and data in two places.
+    # Too few rows, too many, a filter that there is not, damaged data, no checksum, and data in two places.
     png(30, 41, 8, 2, ROWS), png(30, 39, 8, 2, ROWS), png(30, 40, 8, 2, b"\5" + ROWS[1:]),
-    rows_as(zlib.compress(ROWS)[:-8] + b"\0" * 8), rows_as(zlib.compress(ROWS)[:-40]),
+    rows_as(zlib.compress(ROWS)[:-8] + b"\0" * 8), rows_as(zlib.compress(ROWS)[:-4]),
+    rows_as(zlib.compress(ROWS)[:-40]),
     rows_as(zlib.compress(ROWS), splits=True), rows_as(b""),
     SOUND[:16] + struct.pack(">LL", 0, 40) + SOUND[24:], SOUND[:200], SOUND[:20], b"", SIGNATURE,
     # The end before the samples, and a later chunk that is longer than the file.

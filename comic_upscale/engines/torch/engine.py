@@ -347,8 +347,6 @@ class TorchEngine:
             window = (tiles[0].rows.length, tiles[0].columns.length)
             used = wanted if len(tiles) == 1 else None
             try:
-                if used is not None:
-                    used.begin()
                 started = self._windows.start(stage, staged, size, target, tiles, count, used)
                 stage.limits.record_success(count, *window)
                 if suspected is not None:
@@ -361,7 +359,7 @@ class TorchEngine:
                 failure = _Failure(is_too_much(error), first_line(error))
             # Outside of ``except`` on purpose: inside, the error still references every tensor of the failed attempt.
             if used is not None:
-                used.begin()
+                used.forget()
             release_memory(self._device)
             if used is not None:
                 # The host finishes pages just as well, and smaller pieces may change them.

@@ -66,8 +66,8 @@ class Finisher:
         self._at_once = max(1, _MOST_SAMPLES // (target[0] * target[1] * sources[0].color.shape[2]))
         self._parts: list[_Part] = []
 
-    def begin(self) -> None:
-        """Begin with the first page, also after an attempt that failed."""
+    def forget(self) -> None:
+        """Forget the pages of an attempt that failed."""
         self._parts = []
 
     def from_page(self, first: int) -> Callable[[torch.Tensor, int], None]:

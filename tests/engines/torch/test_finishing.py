@@ -169,6 +169,8 @@ def test_an_engine_finishes_the_pages_of_a_batch(compact: Network, batch: int) -
     for one, other in zip(finished, raw, strict=True):
         assert isinstance(one, Pixels) and isinstance(other, Pixels)
         assert one.device_work is not None and other.device_work is None
+        # What was corrected is not corrected again.
+        assert one.tone is one.solid is one.paper is None
         again = finish(one)
         np.testing.assert_array_equal(again.color, one.color)
         np.testing.assert_array_equal(finish(other).color, one.color)
