@@ -13,6 +13,8 @@ is known to take long (a compiler) does not begin where less is left. What was l
   given. The project's own model runs with the gate, as users run it. Random weights run without it: it would find
   what they draw suspect, and have pages done again. So the host's work for judging a page (``host_work.py``) is not in
   their figures.
+* sizes: the engine alone over pages of one size, in batches and page by page, and over pages whose sizes all differ, at
+  their first sight and at their second. Pages of different sizes share no batch.
 * engines: two and three engines on the card at the same time, in one stream and in a stream each: while one waits
   for its copies or stacks its pages, the others keep the card at work.
 * memory: pages with the allocator capped, which must all come out.
@@ -55,11 +57,12 @@ from benchmarks.arithmetic import flops
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import HEIGHT, SCALE, WIDTH, alone, cut_pages, official_loop, open_official, whole
 from comic_upscale.commands.environment import default_workers, process_seconds
-from comic_upscale.engines.base import Batch, Engine, Upscaled
+from comic_upscale.engines.base import Batch, Engine, FinishPlan, Upscaled
 from comic_upscale.engines.pages import prepare, upscale_pages
 from comic_upscale.engines.torch.device import choose_device, release_memory
 from comic_upscale.engines.torch.engine import open_torch_engine, open_torch_engines
 from comic_upscale.errors import PageError
+from comic_upscale.gate.measures import MeasurePlan
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
@@ -253,6 +256,8 @@ def main() -> None:
             bench.part(
                 f"files {name}", files_to_files(bench, weights[name], pages, prices, gate=name in SHIPPED)
             )
+        for name in SHIPPED:
+            bench.part(f"sizes {name}", by_sizes(bench, weights[name], pages))
         for name in (name for name in SIDE_BY_SIDE if name in weights):
             bench.part(f"engines {name}", side_by_side(bench, weights[name], pages))
         bench.part("memory", capped_memory(bench, weights["compact-16"]))
@@ -363,6 +368,47 @@ def files_to_files(
     finally:
         for engine in engines:
             engine.close()
+
+
+def by_sizes(bench: Bench, weights: ResolvedWeights, pages: Pages) -> Iterator[Piece]:
+    """Milliseconds a page, from pixels to finished pixels, for pages of one size and for pages of different sizes."""
+    engine = open_torch_engine(load_network(weights, None), str(bench.device))
+    try:
+        some = pages.first(min(len(pages.files), 40)).decoded
+        uneven = [_cropped(page, index) for index, page in enumerate(some)]
+        # It learns what a batch may be.
+        _page_by_page(engine, some[:1])
+        limit = engine.batch_limit(HEIGHT, WIDTH)
+        batches = [some[first : first + limit] for first in range(0, len(some), limit)]
+        yield Piece(f"one size, batches of {limit}", lambda: _one_after_another(engine, batches))
+        yield Piece("one size, page by page", lambda: _page_by_page(engine, some))
+        yield Piece("different sizes, new ones", lambda: _page_by_page(engine, uneven))
+        yield Piece("different sizes, known ones", lambda: _page_by_page(engine, uneven))
+    finally:
+        engine.close()
+
+
+def _cropped(page: Pixels, index: int) -> Pixels:
+    """Return a page that is a little smaller than any of another index."""
+    return prepare(Pixels(np.ascontiguousarray(page.color[index:, : WIDTH - index % 8])))
+
+
+def _page_by_page(engine: Engine, pages: list[Pixels]) -> dict[str, object]:
+    return _one_after_another(engine, [[page] for page in pages])
+
+
+def _one_after_another(engine: Engine, batches: list[list[Pixels]]) -> dict[str, object]:
+    begun = time.perf_counter()
+    for batch in batches:
+        height, width, channels = batch[0].color.shape
+        target = target_size(width, height, SCALE)
+        measures = MeasurePlan.of(
+            batch[0].color.shape, (target[1], target[0], channels), looks_for_texture=False
+        )
+        for result in upscale_pages(engine, batch, target, finish_plan=FinishPlan(measures, png_rows=True)):
+            if isinstance(result, PageError):
+                raise result
+    return {"ms_a_page": round((time.perf_counter() - begun) * 1e3 / sum(map(len, batches)), 3)}
 
 
 def side_by_side(bench: Bench, weights: ResolvedWeights, pages: Pages) -> Iterator[Piece]:
