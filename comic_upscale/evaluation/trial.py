@@ -274,9 +274,12 @@ class _Network:
     def __call__(self, image: Image.Image, factor: float) -> Image.Image:
         import torch
 
+        from comic_upscale.engines.torch.cores import all_threads
+
         if self.pages_at_once == 1:
             return self._upscaler.upscale(image, factor)
-        threads = torch.get_num_threads()
+        # Not what torch says: another page may have its part now, and this thread may have begun meanwhile.
+        threads = all_threads()
         torch.set_num_threads(max(1, threads // self.pages_at_once))
         try:
             return self._upscaler.upscale(image, factor)

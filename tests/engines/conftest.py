@@ -11,6 +11,7 @@ from spandrel.architectures.Compact import Compact
 
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Engine
+from comic_upscale.engines.torch.cores import all_threads
 from comic_upscale.models.network import Network
 from comic_upscale.settings.job import JobSettings
 from tests.conftest import MakeJob
@@ -53,8 +54,10 @@ def one_thread() -> Iterator[None]:
     """Let torch compute on one thread: with layers this small, its threads would only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    all_threads.cache_clear()
     yield
     torch.set_num_threads(before)
+    all_threads.cache_clear()
 
 
 @pytest.fixture(scope="session")

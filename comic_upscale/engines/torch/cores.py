@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -16,22 +17,29 @@ MOST_AT_ONCE = 16
 """The most pages at once on any number of cores. Each needs the memory of a native page."""
 
 
+@cache
+def all_threads() -> int:
+    """Return the threads that torch may use in total: those that it had when this was first asked.
+
+    `SharedCores` changes what torch says, also in new threads, which then begin with a part.
+    """
+    return torch.get_num_threads()
+
+
 class SharedCores:
     """Divides the cores among the engines that are currently working. Safe from any thread.
 
     Args:
         count: threads that torch may use in total, at least 1.
+        engines: how many engines share them; None for as many as do best with a network that runs in strips.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, engines: int | None = None) -> None:
         self._count = count
+        self.pages_at_once = min(count, MOST_AT_ONCE) if engines is None else engines
+        """The number of engines that share the cores."""
         self._busy = 0
         self._lock = threading.Lock()
-
-    @property
-    def pages_at_once(self) -> int:
-        """The number of engines that should share the cores."""
-        return min(self._count, MOST_AT_ONCE)
 
     @contextmanager
     def share(self) -> Iterator[int]:

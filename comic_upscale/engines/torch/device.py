@@ -16,6 +16,7 @@ import torch
 
 from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.engines.torch.bfloat16 import bfloat16_is_quick
+from comic_upscale.engines.torch.cores import all_threads
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
@@ -175,7 +176,7 @@ def device_info(device: torch.device, *, pages_at_once: int = 1) -> DeviceInfo:
     elif device.type == "mps":
         name = "Apple GPU"
     elif device.type == "cpu":
-        threads = torch.get_num_threads()
+        threads = all_threads()
         name = f"{threads} thread{'s' if threads != 1 else ''}"
     return DeviceInfo(device.type, device.index, name, pages_at_once)
 

@@ -17,7 +17,7 @@ from comic_upscale.engines.base import Batch, EngineInfo, Upscaled
 from comic_upscale.engines.limits import HUGE_PIXELS, LARGEST_TENSOR, Limits
 from comic_upscale.engines.reach import IN_TILES, tiles_warning
 from comic_upscale.engines.tiling import SMALLEST_TILE, Tile, borders_of, default_overlap
-from comic_upscale.engines.torch.cores import SharedCores
+from comic_upscale.engines.torch.cores import SharedCores, all_threads
 from comic_upscale.engines.torch.device import (
     choose_device,
     choose_precision,
@@ -71,8 +71,9 @@ def open_torch_engines(
     Raises:
         SettingsError, DeviceError: as in `open_torch_engine`.
     """
-    cores = SharedCores(torch.get_num_threads())
-    alone = pages_at_once(network, device) == 1
+    count = pages_at_once(network, device)
+    # One engine alone takes all cores, too: its thread may have begun while other engines had a part.
+    cores = SharedCores(all_threads(), count) if device.type == "cpu" else None
     # Once: they share the pages, and must give the same bits.
     chosen = choose_precision(precision, device, network)
     return [
@@ -83,9 +84,9 @@ def open_torch_engines(
             batch=batch,
             tile=tile,
             overlap=overlap,
-            cores=None if alone else cores,
+            cores=cores,
         )
-        for _ in range(1 if alone else cores.pages_at_once)
+        for _ in range(count)
     ]
 
 
@@ -93,7 +94,7 @@ def pages_at_once(network: Network, device: torch.device) -> int:
     """Return how many pages a run upscales at the same time on a device: one, or one per core of a CPU."""
     if device.type != "cpu" or not goes_in_strips(network.module):
         return 1
-    return SharedCores(torch.get_num_threads()).pages_at_once
+    return SharedCores(all_threads()).pages_at_once
 
 
 def open_torch_engine(
@@ -128,7 +129,7 @@ class TorchEngine:
         batch: windows in a batch, at least 1; None for automatic.
         tile: the longest side of a window in pixels, at least 64; 0 to never cut a page; None for automatic.
         overlap: pixels of input around the cell of a tile; None for the network's default.
-        cores: the CPU cores shared with other engines; None to use all threads of torch.
+        cores: the CPU cores shared with other engines; None to use the threads that torch has.
         finishes: whether it finishes pages by the plan of a batch; None to do so on a GPU on which that works.
 
     Raises:
