@@ -44,7 +44,11 @@ CLAIM_PAGES = 16
 """Pages that are claimed in the ledger in one transaction."""
 
 READ_AHEAD_BYTES = 64 << 20
-"""Bytes of pages that are read before an executor takes them; a larger page waits alone."""
+"""Bytes of pages that are read before an executor takes them; a larger page waits alone.
+
+There are two such budgets, 64 MiB each: for pages that are read in order, and for possible duplicates. Pages are read
+in order while they are claimed. With one budget, they would take it from a page before them that waits for it.
+"""
 
 
 @dataclass(slots=True)
@@ -58,8 +62,10 @@ class _Incoming:
     """Whether it is the first page in flight with its key."""
     data: bytes | None = None
     """Its file, if it was read ahead."""
-    budget: int = 0
-    """Bytes that it has taken from the budget."""
+    budget: Budget | None = None
+    """What its bytes were taken from."""
+    taken: int = 0
+    """How many they are."""
     seconds: float = 0.0
     """Thread time spent on it, in seconds."""
     points: tuple[int, int] | None = None
@@ -140,7 +146,7 @@ class Intake:
         self._reader = PageReader(context)
         self._todo = iter(context.plan.todo)
         self._again: list[_Incoming] = []
-        self._ahead = Budget(READ_AHEAD_BYTES)
+        self._in_order, self._to_identify = Budget(READ_AHEAD_BYTES), Budget(READ_AHEAD_BYTES)
         self._ready: asyncio.Queue[_Incoming | None] = asyncio.Queue(context.settings.workers)
         self._released: asyncio.Queue[_Incoming] = asyncio.Queue()
         self._rules = PageRules(context.settings)
@@ -236,7 +242,7 @@ class Intake:
         async def enqueue(incoming: _Incoming) -> None:
             # A volume that is read from front to back is read here, in order; other pages are read when needed.
             if self._reader.reads_in_order(incoming.page):
-                await self._read_ahead(incoming)
+                await self._read_ahead(incoming, self._in_order)
             await to_prepare.put(incoming)
 
         while not self._context.stop.requested:
@@ -308,7 +314,7 @@ class Intake:
         await self._ready.put(incoming)
 
     async def _identify(self, incoming: _Incoming) -> None:
-        await self._read_ahead(incoming)
+        await self._read_ahead(incoming, self._to_identify)
         assert incoming.data is not None
         sha256, seconds = await self._reader.hash(incoming.data)
         incoming.seconds += seconds
@@ -343,9 +349,10 @@ class Intake:
         if await self._admit(incoming):
             self._again.append(incoming)
 
-    async def _read_ahead(self, incoming: _Incoming) -> None:
+    async def _read_ahead(self, incoming: _Incoming, budget: Budget) -> None:
         if incoming.data is None:
-            incoming.budget = await self._ahead.take(incoming.page.size)
+            incoming.taken = await budget.take(incoming.page.size)
+            incoming.budget = budget
             source = await self._reader.read(incoming.page)
             incoming.data = source.data
             incoming.seconds += source.seconds
@@ -398,5 +405,6 @@ class Intake:
         self._give_back(incoming)
 
     def _give_back(self, incoming: _Incoming) -> None:
-        self._ahead.give_back(incoming.budget)
-        incoming.budget = 0
+        if incoming.budget is not None:
+            incoming.budget.give_back(incoming.taken)
+            incoming.budget = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import shutil
@@ -24,7 +25,7 @@ from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.execution.local import steps
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs import intake
-from comic_upscale.jobs.run import run_job
+from comic_upscale.jobs.run import run_job, run_job_async
 from comic_upscale.ledger.queries import read_runs
 from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.ledger.status import read_status
@@ -83,6 +84,19 @@ def test_pages_that_are_the_same_go_through_the_network_once(make_job: MakeJob, 
         row[0] == "done" and row[1] == row[2] for row in rows(settings, "state, width * 2, output_width")
     )
     assert run(settings, engine).done_now == 0
+
+
+def test_a_large_page_of_a_solid_archive_lets_a_possible_duplicate_before_it_pass(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Then each page that is read ahead is as large as all that may be.
+    monkeypatch.setattr(intake, "READ_AHEAD_BYTES", 1)
+    draw(tmp_path / "in" / "a.png", 1)
+    make_7z(tmp_path / "in" / "b.cb7", pictures(3))
+    shutil.copy(tmp_path / "in" / "a.png", tmp_path / "in" / "c.png")
+    work = run_job_async(make_job(workers=1), open_engines=lambda *_: [NearestEngine()])
+    finished = asyncio.run(asyncio.wait_for(work, 60))
+    assert (finished.done, finished.copied_now) == (5, 1)
 
 
 def test_the_size_of_a_file_decides_who_is_looked_at() -> None:
