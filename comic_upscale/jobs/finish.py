@@ -6,14 +6,21 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.imaging.encode import LOST_TEXTS
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.paid_answers import find_unneeded
-from comic_upscale.jobs.replace import ReplaceResult, count_replaced, replace_sources
-from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, copy_files, find_stale_copies, plan_copies
+from comic_upscale.jobs.replace import ReplaceResult, replace_sources
+from comic_upscale.jobs.sidecar_copy import (
+    CopyFailure,
+    CopyLeft,
+    CopyTask,
+    copy_files,
+    find_stale_copies,
+    plan_copies,
+)
 from comic_upscale.ledger.records import FAILED_PAGES, TOO_LARGE, CopiedFile
 from comic_upscale.library.books.names import is_further_part
 from comic_upscale.library.source_reader import SourceReader
@@ -43,6 +50,16 @@ class RunEnd:
     """The only step of a remote run that was requested, if it completed."""
 
 
+@dataclass(slots=True)
+class _Copies:
+    """What became of the files that are not pages."""
+
+    copied: int = 0
+    failures: list[CopyFailure] = field(default_factory=list)
+    left: int = 0
+    """Files that the next run copies, because this one was stopped."""
+
+
 async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
     """End a run, and return and emit its last event.
 
@@ -54,9 +71,12 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         OutputError: no more files can be copied.
         LedgerError: the ledger cannot be used.
     """
-    copied, failures = await _copy_files(context)
+    copies = await _copy_files(context)
     ledger, on_ledger, job_id = context.ledger, context.on_ledger, context.job_id
     replaced = await _replace_sources(context)
+    if end.state == "finished" and (copies.left or replaced.left):
+        # Its pages are done, but it is not.
+        end = replace(end, state="interrupted", reason=context.stop.reason)
     await on_ledger(ledger.end_run, context.run_id, end.state, end.reason)
     counts = await on_ledger(ledger.counts, job_id)
     if set(counts) <= {"done"}:
@@ -83,9 +103,10 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         volumes=volumes,
         volumes_done=volumes_done,
         volumes_cut=volumes_cut,
-        carried_now=copied,
+        carried_now=copies.copied,
         warnings=(
-            *(f"{file.source} was not copied: {file.reason}" for file in failures),
+            *_left_by_the_stop(copies.left, replaced.left),
+            *(f"{file.source} was not copied: {file.reason}" for file in copies.failures),
             *replaced.describe_kept(SHOWN_FAILURES),
             *itertools.islice(_odd_volumes(await on_ledger(ledger.volume_notes, job_id)), SHOWN_FAILURES),
             *_lost_texts(await on_ledger(ledger.count_noted, job_id, f"{LOST_TEXTS} (")),
@@ -116,6 +137,16 @@ async def _further_bytes(context: JobContext) -> int:
     return await asyncio.to_thread(lambda: sum(size_of(outputs, name) or 0 for name in further))
 
 
+def _left_by_the_stop(files: int, originals: int) -> Iterator[str]:
+    """Yield a sentence for other files and one for originals that a stop left to the next run."""
+    if originals:
+        what = "1 original is" if originals == 1 else f"{originals:,} originals are"
+        yield f"{what} not replaced yet: the run was stopped, and the next one goes on there"
+    if files:
+        what = "1 other file is" if files == 1 else f"{files:,} other files are"
+        yield f"{what} not copied yet: the run was stopped, and the next one goes on there"
+
+
 def _odd_volumes(noted: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Yield a sentence for each written volume that is not as it was asked for."""
     for source, notes in noted:
@@ -138,36 +169,30 @@ def _forget_answers(context: JobContext) -> None:
 
 
 async def _replace_sources(context: JobContext) -> ReplaceResult:
-    """Replace the originals whose outputs are done, unless the user wants the run to end."""
+    """Replace the originals whose outputs are done, until the user wants the run to end."""
     if not context.settings.replace_sources:
         return ReplaceResult()
-    if context.stop.requested:
-        return ReplaceResult(in_all=await asyncio.to_thread(count_replaced, context))
     rows = await context.on_ledger(context.ledger.done_rows, context.job_id)
     return await asyncio.to_thread(replace_sources, context, rows)
 
 
-async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
-    """Copy the files that belong to finished pages; return the number copied, and the failures."""
+async def _copy_files(context: JobContext) -> _Copies:
+    """Copy the files that belong to finished pages, and other files until a stop."""
     settings, discovery, on_ledger = context.settings, context.discovery, context.on_ledger
     # Where originals are replaced, the files beside them are in their places already.
     sidecars = settings.sidecars == "copy" and not settings.replace_sources
     in_volumes = any(file.member is not None for file in discovery.files)
     if not (settings.copy_others or in_volumes or (sidecars and discovery.files) or context.moved):
-        return 0, []
+        return _Copies()
     rows = await on_ledger(context.ledger.rows, context.job_id)
-    # After a stop, finished pages still get their sidecars, but no other files are copied.
-    members = not context.stop.requested
-    others = settings.copy_others and members
-    copies = plan_copies(discovery, rows, sidecars=sidecars, others=others, members=members)
+    planned = plan_copies(discovery, rows, sidecars=sidecars, others=settings.copy_others)
     known = await on_ledger(context.ledger.carried, settings.output)
-    tasks = [copy for copy in copies if isinstance(copy, CopyTask)]
+    tasks = [copy for copy in planned if isinstance(copy, CopyTask)]
     stale = find_stale_copies(context.moved, discovery, tasks, known, context.stores.outputs)
     if stale:
         await asyncio.to_thread(context.stores.outputs.delete, stale)
         await on_ledger(context.ledger.forget_copies, settings.output, stale)
-    copied = 0
-    failures = [copy for copy in copies if isinstance(copy, CopyFailure)]
+    copies = _Copies(failures=[copy for copy in planned if isinstance(copy, CopyFailure)])
     store = context.stores.sources
     with contextlib.closing(SourceReader(store, discovery.volumes, settings.volume_rules)) as sources:
         results = copy_files(
@@ -177,10 +202,12 @@ async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
             context.stores.outputs,
             context.source_folders,
             overwrite=settings.overwrite,
+            stop=context.stop,
         )
         while batch := await asyncio.to_thread(list, itertools.islice(results, COPIED_AT_ONCE)):
             files = [result for result in batch if isinstance(result, CopiedFile)]
             await on_ledger(context.ledger.record_carried, context.job_id, files)
-            copied += len(files)
-            failures += [result for result in batch if isinstance(result, CopyFailure)]
-    return copied, failures
+            copies.copied += len(files)
+            copies.failures += [result for result in batch if isinstance(result, CopyFailure)]
+            copies.left += sum(isinstance(result, CopyLeft) for result in batch)
+    return copies

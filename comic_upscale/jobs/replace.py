@@ -41,6 +41,8 @@ class ReplaceResult:
     """(source, reason) of those that stay although their outputs are done."""
     in_all: int = 0
     """Originals that are replaced, also by earlier runs."""
+    left: int = 0
+    """Originals that the next run looks at, because this one was stopped."""
 
     def describe_kept(self, most: int) -> tuple[str, ...]:
         """Return a sentence for each original that stays, and one for those beyond the first ones."""
@@ -50,13 +52,8 @@ class ReplaceResult:
         return tuple(sentences)
 
 
-def count_replaced(context: JobContext) -> int:
-    """Return the number of originals of a job's input that are replaced."""
-    return len(Trash(context.settings.input).in_force())
-
-
 def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResult:
-    """Replace the originals of a job whose outputs are proven.
+    """Replace the originals of a job whose outputs are proven, one after the other until a stop.
 
     Args:
         context: of the run.
@@ -82,6 +79,9 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
         in_trash = _is_in_trash(entry.path, library)
         record = records.get(row.source) if in_trash else None
         if record is not None and record.output_sha256 == row.output_sha256:
+            continue
+        if context.stop.requested:
+            result.left += _may_be_replaced(row, entry, pages.get(row.id, ()))
             continue
         try:
             if in_trash and record is None:
@@ -165,6 +165,15 @@ def _is_pdf(context: JobContext, entry: Page) -> bool:
 
 def _is_in_trash(path: Path, library: Path) -> bool:
     return path.is_relative_to(library / MARKER_FOLDER)
+
+
+def _may_be_replaced(row: DoneRow, entry: Page, pages: Iterable[DoneRow]) -> bool:
+    """Return whether an original is worth a look by the next run. Reads no file."""
+    try:
+        _check(row, entry, pages)
+    except NotReplacedError:
+        return False
+    return True
 
 
 def _check(row: DoneRow, entry: Page, pages: Iterable[DoneRow]) -> None:

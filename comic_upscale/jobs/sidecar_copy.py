@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 
 from comic_upscale.errors import PageError
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, CopiedFile, PageRow
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.page import Page
@@ -34,6 +35,15 @@ class CopyTask:
     file: OtherFile
     output: str
     """The target, relative to the output folder."""
+    is_sidecar: bool = False
+    """Whether it goes beside the output of a finished page."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLeft:
+    """A file that is left to the next run, because this one was stopped."""
+
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +55,17 @@ class CopyFailure:
 
 
 def plan_copies(
-    discovery: Discovery, rows: Iterable[PageRow], *, sidecars: bool, others: bool, members: bool
+    discovery: Discovery, rows: Iterable[PageRow], *, sidecars: bool, others: bool
 ) -> list[CopyTask | CopyFailure]:
     """Return the files to copy, by the results of the pages.
+
+    Other members of volumes whose pages are written to folders are always among them.
 
     Args:
         discovery: of the input.
         rows: the pages of the job, in the ledger.
         sidecars: whether to copy the sidecars of finished pages beside their outputs.
         others: whether to copy all other files, and skipped pages with their sidecars.
-        members: whether to copy other members of volumes whose pages are written to folders.
     """
     done: dict[str, str] = {}
     left: set[str] = set()
@@ -71,10 +82,12 @@ def plan_copies(
     for file in discovery.files:
         if sidecars:
             wanted += [
-                CopyTask(file, sidecar_output(file, page, done[page])) for page in file.pages if page in done
+                CopyTask(file, sidecar_output(file, page, done[page]), is_sidecar=True)
+                for page in file.pages
+                if page in done
             ]
         if file.member is not None:
-            if members and not file.pages:
+            if not file.pages:
                 wanted.append(CopyTask(file, file.output))
         elif others and (not file.pages or (sidecars and any(page in left for page in file.pages))):
             wanted.append(CopyTask(file, file.output))
@@ -96,8 +109,9 @@ def copy_files(
     source_folders: Set[PurePath],
     *,
     overwrite: bool,
-) -> Iterator[CopiedFile | CopyFailure]:
-    """Copy files that are not copied yet or have changed, and yield each copy and each failure.
+    stop: StopRequest,
+) -> Iterator[CopiedFile | CopyFailure | CopyLeft]:
+    """Copy files that are not copied yet or have changed, and yield each copy, each failure and each file that is left.
 
     Args:
         tasks: the files to copy.
@@ -106,6 +120,7 @@ def copy_files(
         outputs: of the job.
         source_folders: the real folders of the pages; nothing is written there.
         overwrite: whether files that the ledger does not know may be replaced.
+        stop: after it, finished pages still get their sidecars, but no other files are copied.
 
     Raises:
         OutputError: no more files can be written.
@@ -115,6 +130,10 @@ def copy_files(
         before = known.get(task.output)
         try:
             unchanged = before is not None and _is_as_recorded(task.file, before)
+            if stop.requested and not task.is_sidecar:
+                if not unchanged:
+                    yield CopyLeft(task.file.source)
+                continue
             if unchanged and outputs.stat(task.output) is not None:
                 continue
             yield _copy_file(task, before, sources, outputs, source_folders, overwrite)

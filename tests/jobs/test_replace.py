@@ -16,12 +16,14 @@ import pytest
 from PIL import Image
 
 from comic_upscale.errors import InputError, LedgerBusyError, OutputError, SettingsError
-from comic_upscale.execution.events import JobFinished
+from comic_upscale.execution.events import Event, JobFinished
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.restore import prune_trash, restore
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.pausing import paused_since
 from comic_upscale.ledger.recent import choose_job, choose_ledger
+from comic_upscale.ledger.records import PageDone
 from comic_upscale.ledger.status import read_status
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
@@ -71,8 +73,8 @@ def size_of(path: Path) -> tuple[int, int]:
         return opened.size
 
 
-def run(settings: JobSettings) -> JobFinished:
-    return run_job(settings, open_engines=lambda *_: [NearestEngine(limit=4)])
+def run(settings: JobSettings, stop: StopRequest | None = None) -> JobFinished:
+    return run_job(settings, open_engines=lambda *_: [NearestEngine(limit=4)], stop=stop)
 
 
 def run_without_engine(settings: JobSettings) -> JobFinished:
@@ -119,6 +121,47 @@ def test_pages_and_volumes_are_replaced_and_restored(library: Path, job: Any) ->
     assert restored == before
     # What was restored can be replaced again, and nothing has to be computed for that.
     assert run_without_engine(job()).replaced_now == 4
+
+
+def test_a_stop_ends_the_exchange_and_the_next_run_goes_on(library: Path, job: Any) -> None:
+    class Stop(StopRequest):
+        """Comes as soon as an original is replaced."""
+
+        @property
+        def requested(self) -> bool:
+            if any((library / TRASH / name).exists() for name in ("a.jpg", "sub/b.png", "sub/v.cbz")):
+                self.request("enough")
+            return super().requested
+
+    before = visible(library)
+    finished = run(job(), Stop())
+    assert (finished.done, finished.pending, finished.replaced_now, finished.replaced) == (5, 0, 1, 1)
+    # All pages are done, but the run is not.
+    assert (finished.state, finished.reason) == ("interrupted", "enough")
+    assert finished.warnings == (
+        "2 originals are not replaced yet: the run was stopped, and the next one goes on there",
+    )
+    after = visible(library)
+    assert sum(after.get(name) == content for name, content in before.items() if name != "a.txt") == 2
+    again = run_without_engine(job())
+    assert (again.state, again.replaced_now, again.replaced, again.warnings) == ("finished", 2, 3, ())
+
+
+def test_a_stop_before_the_exchange_does_not_count_originals_that_stay(library: Path, job: Any) -> None:
+    (library / "sub" / "v.cbz").unlink()
+    # Too small for the gate, so it is never replaced.
+    page(library / "tiny.png", 5, (24, 32))
+    stop, done = StopRequest(), 0
+
+    def on_event(event: Event) -> None:
+        nonlocal done
+        done += isinstance(event, PageDone)
+        if done == 3:
+            stop.request("enough")
+
+    finished = run_job(job(), open_engines=lambda *_: [NearestEngine()], on_event=on_event, stop=stop)
+    assert (finished.state, finished.replaced, finished.pending) == ("interrupted", 0, 0)
+    assert [warning.split(":")[0] for warning in finished.warnings] == ["2 originals are not replaced yet"]
 
 
 def test_pruned_originals_are_gone_and_nothing_is_upscaled_twice(library: Path, job: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.execution.events import JobFinished
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
 from comic_upscale.reporting.export import read_export
 from comic_upscale.settings.job import JobSettings
@@ -32,10 +33,11 @@ def settings(tmp_path: Path) -> JobSettings:
     return JobSettings(input=folder, output=tmp_path / "out", model=str(tmp_path / "any.pth"), workers=1)
 
 
-def run(settings: JobSettings, **changes: object) -> JobFinished:
+def run(settings: JobSettings, *, stop: StopRequest | None = None, **changes: object) -> JobFinished:
     return run_job(
         dataclasses.replace(settings, **changes),  # type: ignore[arg-type]
         open_engines=lambda *_: [NearestEngine()],
+        stop=stop,
     )
 
 
@@ -72,6 +74,37 @@ def test_a_second_run_copies_nothing_and_a_changed_sidecar_alone(settings: JobSe
     assert (finished.done_now, finished.carried_now) == (0, 2)
     assert others(settings.output)["deep/b.caption"] == "another"
     assert others(settings.output)["a.txt"] == "this is a.txt"
+
+
+@pytest.mark.parametrize(
+    ("when", "left"),
+    [("deep/b.png", "2 other files are"), ("notes.md", "1 other file is")],
+)
+def test_a_stop_leaves_other_files_to_the_next_run_but_no_sidecar(
+    settings: JobSettings, when: str, left: str
+) -> None:
+    class Stop(StopRequest):
+        """Comes as soon as the last page, or the first other file, is there."""
+
+        @property
+        def requested(self) -> bool:
+            if (settings.output / when).exists():
+                self.request("enough")
+            return super().requested
+
+    finished = run(settings, copy_others=True, stop=Stop())
+    assert (finished.done, finished.pending) == (3, 0)
+    assert (finished.state, finished.reason) == ("interrupted", "enough")
+    assert finished.warnings == (
+        f"{left} not copied yet: the run was stopped, and the next one goes on there",
+    )
+    assert "orphan.txt" not in others(settings.output) and "deep/b.json" in others(settings.output)
+    again = run(settings, copy_others=True)
+    assert (again.state, again.carried_now + finished.carried_now, again.warnings) == ("finished", 7, ())
+    # What is copied already is not left.
+    stop = StopRequest()
+    stop.request("enough")
+    assert run(settings, copy_others=True, stop=stop).warnings == ()
 
 
 @pytest.fixture
