@@ -40,7 +40,7 @@ from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import read_selection
 
 ALIVE_WITHIN_SECONDS = 30.0
-"""A run on another host counts as alive for this long after its last heartbeat."""
+"""A run of which only the heartbeat is known counts as alive for this long after its last one."""
 
 CLOCKS_DIFFER_SECONDS = 600.0
 """The clock of another host may be ahead by this much. A heartbeat from further ahead came from a wrong clock."""
@@ -260,20 +260,27 @@ def describe_holder(ledger: Path) -> str:
 def is_alive(run: dict[str, Any]) -> bool:
     """Return whether the process of a run that has not ended is still alive.
 
-    On this host, the process table decides, with the start time in case the PID was reused. On another host, only the
-    heartbeat is known.
+    On this host, the process table decides, with the start time in case the PID was reused. That time moves when the
+    clock is set, on Linux for processes that run already. So the heartbeat decides if it differs: a run whose PID was
+    reused gives none. On another host, only the heartbeat is known.
     """
     if run["state"] != "running":
         return False
     if run["host"] == socket.gethostname():
         try:
             process = psutil.Process(run["pid"])
-            same = abs(process.create_time() - run["process_started"]) < 1.0
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if abs(process.create_time() - run["process_started"]) < 1.0:
+                return True
         except psutil.NoSuchProcess:
             return False
         except psutil.AccessDenied:
             return True
+    return _has_fresh_heartbeat(run)
+
+
+def _has_fresh_heartbeat(run: dict[str, Any]) -> bool:
     return -CLOCKS_DIFFER_SECONDS < seconds_since(run["heartbeat_at"]) < ALIVE_WITHIN_SECONDS
 
 

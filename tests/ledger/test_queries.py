@@ -20,7 +20,7 @@ from comic_upscale.ledger.queries import read_failures
 from comic_upscale.ledger.reading import find_ledger
 from comic_upscale.ledger.recent import newest_ledger, remember_ledger
 from comic_upscale.ledger.records import PageDone, PageFailed, now
-from comic_upscale.ledger.status import read_status
+from comic_upscale.ledger.status import describe_holder, read_status
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.page import Page
 
@@ -97,8 +97,21 @@ def test_a_run_whose_process_is_gone_is_not_alive(ledger: Ledger, tmp_path: Path
 def test_a_later_process_with_the_same_number_is_not_the_run(ledger: Ledger, tmp_path: Path) -> None:
     job, _ = add_job(ledger, 1, tmp_path)
     start(ledger, job)
-    change(ledger, "update runs set process_started = process_started - 1000")
+    # The number of a run is taken long after its last heartbeat, as a rule.
+    last_seen = "2020-01-01T00:00:00.000Z"
+    change(ledger, "update runs set process_started = process_started - 1000, heartbeat_at = ?", last_seen)
     assert not read_status(ledger.path).alive
+
+
+@pytest.mark.parametrize("seconds", [-3600.0, -2.0, 2.0, 3600.0])
+def test_a_run_is_alive_after_the_clock_was_set(ledger: Ledger, tmp_path: Path, seconds: float) -> None:
+    job, _ = add_job(ledger, 1, tmp_path)
+    start(ledger, job)
+    # On Linux, the start time of a process is the time of the boot plus ticks, and that time moves with the clock.
+    change(ledger, "update runs set process_started = process_started + ?, heartbeat_at = ?", seconds, now())
+    status = read_status(ledger.path)
+    assert (status.alive, status.state) == (True, "running")
+    assert describe_holder(ledger.path).startswith(f"process {os.getpid()} on ")
 
 
 @pytest.mark.parametrize(
