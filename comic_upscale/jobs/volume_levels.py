@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from comic_upscale.errors import PageError
-from comic_upscale.execution.base import run_in
+from comic_upscale.execution.base import as_page_error, run_in
 from comic_upscale.imaging.filters import apply_filters, paper_filters
 from comic_upscale.imaging.levels import PageShades, find_shades, points_of_volume
 from comic_upscale.imaging.shape import decode_page
@@ -76,23 +75,30 @@ class VolumeLevels:
         """Return what pages tell about their volume, and how many could be read; none if the run is to end.
 
         A page that cannot be read fails later, with its reason.
+
+        Raises:
+            InputError: the input is gone.
         """
-        settings = self._context.settings
-        filters = paper_filters(settings)
         shades: list[PageShades] = []
         read = 0
         for page in pages:
             if self._context.stop.requested:
                 return [], 0
             try:
-                decoded = decode_page(self._context.sources.read_now(page), settings)
-            except PageError:
+                found = self._shades_of(page)
+            except Exception as error:
+                # Every page of the volume waits for its points, so one odd page must not decide about all of them.
+                as_page_error(error, page.source)
                 continue
             read += 1
-            found = find_shades(apply_filters(decoded, filters))
             if found is not None:
                 shades.append(found)
         return shades, read
+
+    def _shades_of(self, page: Page) -> PageShades | None:
+        settings = self._context.settings
+        decoded = decode_page(self._context.sources.read_now(page), settings)
+        return find_shades(apply_filters(decoded, paper_filters(settings)))
 
     @cached_property
     def _pages(self) -> Mapping[str, list[Page]]:

@@ -168,6 +168,28 @@ def test_a_volume_that_cannot_be_read_is_measured_by_the_next_run(
     assert levels(settings) == levels(calm)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("an odd marker")])
+@pytest.mark.parametrize("step", ["decode_page", "find_shades"])
+def test_a_page_that_cannot_be_measured_does_not_fail_the_others(
+    job: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, step: str
+) -> None:
+    whole = getattr(volume_levels, step)
+    calls: list[object] = []
+
+    def fail_once(*arguments: Any) -> object:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise error
+        return whole(*arguments)
+
+    monkeypatch.setattr(volume_levels, step, fail_once)
+    settings = job()
+    assert run(settings) == len(DRIFT)
+    notes = set(levels(settings).values())
+    assert len(calls) == len(DRIFT)
+    assert len(notes) == 1 and notes.pop().endswith("as in the whole volume")
+
+
 @pytest.mark.parametrize(("black", "white"), [(100, 100), (200, 100)])
 def test_points_of_a_ledger_that_cannot_be_are_measured_again(
     job: Any, tmp_path: Path, black: int, white: int
