@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -18,13 +17,14 @@ from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.evaluation.picture import WHITE, as_image, flatten
 from comic_upscale.imaging.color import profile_space
 from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.formats import IMAGE_EXTENSIONS, extension_of
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.library.cbz import UNREADABLE
-from comic_upscale.library.sorting import natural_key
 from comic_upscale.server.files import FileStore, FileWriter, StoredFile, store_file
 from comic_upscale.server.pictures import PagePictures, Place, to_json
 from comic_upscale.settings.paths import default_ledger
+from comic_upscale.worker.members import pages_of, start_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,6 @@ _SIGNATURES = (
     (b"GIF8", 0, "image/gif"),
     (b"ftypavif", 4, "image/avif"),
 )
-_EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".jxl", ".tif", ".tiff", ".bmp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +139,18 @@ def _pages(output: Path, results: Sequence[str]) -> Iterator[_Result]:
     """Yield the pages among the results, in the order of a reader."""
     for position, name in enumerate(results):
         path = output / name
-        if path.suffix.lower() in (".cbz", ".zip"):
+        if extension_of(name) in ("cbz", "zip"):
             yield from _members(name, position, path)
-        elif path.suffix.lower() in _EXTENSIONS:
+        elif extension_of(name) in IMAGE_EXTENSIONS:
             yield _Result(name, position, path, 0, path.stat().st_size, True, None)
 
 
 def _members(volume: str, position: int, path: Path) -> Iterator[_Result]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        members = [
-            member for member in archive.infolist() if Path(member.filename).suffix.lower() in _EXTENSIONS
-        ]
-        for member in sorted(members, key=lambda each: natural_key(each.filename)):
-            file.seek(member.header_offset + 26)
-            name_length, extra_length = struct.unpack("<HH", file.read(4))
+        for info in pages_of(archive):
             yield _Result(
-                f"{volume}/{member.filename}", position, path,
-                member.header_offset + 30 + name_length + extra_length, member.file_size,
-                member.compress_type == zipfile.ZIP_STORED, member.filename,
+                f"{volume}/{info.filename}", position, path, start_of(file, info), info.file_size,
+                info.compress_type == zipfile.ZIP_STORED, info.filename,
             )  # fmt: skip
 
 

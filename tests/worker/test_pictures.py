@@ -18,6 +18,8 @@ from comic_upscale.server.files import LocalFiles
 from comic_upscale.server.pictures import PagePictures, Place, from_json
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import default_ledger
+from comic_upscale.settings.sizes import Bounds
+from comic_upscale.worker.members import find_members
 from comic_upscale.worker.pictures import media_type_of, store_pictures
 from tests.conftest import draw
 from tests.fakes import NearestEngine
@@ -130,6 +132,27 @@ def test_an_original_that_browsers_do_not_show_gets_a_picture(tmp_path: Path) ->
         image.save(tmp_path / "in" / "1.tif")
     (page,) = Stored(tmp_path, scale=2).pages
     assert page.before is not None and page.before.media_type == "image/webp" and page.before_size == (40, 60)
+
+
+def test_unchanged_pages_of_a_volume_have_pictures_in_whatever_format_they_are(tmp_path: Path) -> None:
+    formats = {"1.png": "PNG", "2.jfif": "JPEG", "3.jp2": "JPEG2000", "4.tga": "TGA", "5.jpg": "JPEG"}
+    (tmp_path / "in").mkdir()
+    with (
+        zipfile.ZipFile(tmp_path / "in" / "v.cbz", "w") as archive,
+        Image.new("RGB", (40, 60), "teal") as page,
+    ):
+        for name, format in formats.items():
+            page.save(tmp_path / name, format)
+            archive.write(tmp_path / name, name)
+    stored = Stored(tmp_path, scale=2, skip_larger_than=Bounds(50, 50))
+    assert [page.name for page in stored.pages] == [f"v.cbz/{name}" for name in formats]
+    members = find_members(stored.output / "v.cbz")
+    assert members is not None and [name for name, _, _ in members] == list(formats)
+    for page, (name, start, size) in zip(stored.pages, members, strict=True):
+        if page.after.result is not None:
+            assert (page.after.offset, page.after.length) == (start, size)
+            assert stored.read(page.after) == (tmp_path / name).read_bytes()
+        assert size_of(stored.read(page.thumb)) == (40, 60)
 
 
 def test_without_a_page_nothing_is_stored(tmp_path: Path) -> None:
