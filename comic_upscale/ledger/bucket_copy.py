@@ -123,17 +123,17 @@ class LedgerCopy:
             StorageError: the bucket cannot be used.
         """
         with self._lock:
-            self._check_mine()
+            there = self._check_mine()
             token = secrets.token_hex(16)
             with tempfile.TemporaryDirectory(prefix="comic-upscale-") as folder:
                 copy = Path(folder, LEDGER_NAME)
                 _copy_ledger(self._ledger, copy)
                 # Known before it is sent: a kill in between must not make the copy look like that of another machine.
-                self._remember(token)
+                self._remember(token, there)
                 with copy.open("rb") as file:
                     sent = self._bucket.put(_LEDGER, file, {MARK: token})
                 # What identifies the copy where a service keeps no metadata.
-                self._remember(f"tag {sent.e_tag}")
+                self._remember(f"tag {sent.e_tag}", token)
 
     @contextlib.contextmanager
     def saving(self, on_lost: Callable[[str], None]) -> Iterator[None]:
@@ -272,12 +272,14 @@ class LedgerCopy:
         except FileNotFoundError:
             return None
 
-    def _check_mine(self) -> None:
+    def _check_mine(self) -> str | None:
+        """Return the token of the copy in the bucket, which this machine made; None if there is no copy."""
         token = self._token()
         if token is not None and token not in self._tokens():
             raise LedgerBusyError(
                 f"another machine has taken over the job in {path_text(self._output)}, so this run ends here"
             )
+        return token
 
     def _token(self) -> str | None:
         """Return the token of the copy in the bucket; None if there is no copy."""
@@ -293,9 +295,17 @@ class LedgerCopy:
         except (OSError, ValueError, TypeError):
             return []
 
-    def _remember(self, token: str) -> None:
-        # The last copy may not have arrived, so the one before it is remembered, too.
-        write_whole(json.dumps([*self._tokens()[-3:], token]).encode(), self._note)
+    def _remember(self, token: str, there: str | None = None) -> None:
+        """Note the token of a copy.
+
+        Args:
+            token: of the copy that is sent, or was fetched.
+            there: of the one in the bucket, which stays if the next one does not arrive.
+        """
+        # A copy that seems to have failed may still arrive, so the ones before it are remembered, too.
+        others = [each for each in self._tokens() if each != there][-3:]
+        first = [] if there is None else [there]
+        write_whole(json.dumps([*first, *others, token]).encode(), self._note)
 
     def _fetch(self) -> None:
         self._ledger.parent.mkdir(parents=True, exist_ok=True)

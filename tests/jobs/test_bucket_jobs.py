@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from comic_upscale.commands.environment import bucket_ledger
-from comic_upscale.errors import LedgerBusyError, SettingsError
+from comic_upscale.errors import LedgerBusyError, SettingsError, StorageError
 from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger import bucket_copy
@@ -370,6 +370,22 @@ def test_a_service_without_metadata_still_tells_whose_copy_it_is(moto: Place, tm
     other.restore(lambda _: None)
     other.close()
     assert other.was_fetched
+
+
+def test_a_row_of_copies_that_do_not_arrive_is_no_other_machine(moto: Place, tmp_path: Path) -> None:
+    class Full(type(bucket_of(moto.output))):  # type: ignore[misc]
+        def put(self, *arguments: Any) -> Any:
+            raise StorageError("the bucket is full")
+
+    moto.fill({"1.png": picture(1)})
+    moto.run()
+    bucket = bucket_of(moto.output)
+    LedgerCopy(moto.output, moto.ledger(), moto.folder / "one", bucket).save()
+    full = LedgerCopy(moto.output, moto.ledger(), moto.folder / "one", Full(bucket.place))
+    for _ in range(6):
+        with pytest.raises(StorageError, match="is full"):
+            full.save()
+    LedgerCopy(moto.output, moto.ledger(), moto.folder / "one", bucket).save()
 
 
 def _refuse(_: object) -> None:
