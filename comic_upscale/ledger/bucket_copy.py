@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -28,6 +29,8 @@ from comic_upscale.settings.places import place_of
 from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.buckets import MARK, Bucket
 from comic_upscale.storage.parts import open_part
+
+log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 30.0
 """Between two copies, at least."""
@@ -65,6 +68,8 @@ class LedgerCopy:
         self._signs: threading.Thread | None = None
         self._lost: str | None = None
         self._on_lost: Callable[[str], None] | None = None
+        self._failures: dict[str, type[Exception]] = {}
+        """What fails at present, by its message: the kind of the last failure."""
         self.was_fetched = False
         """Whether `restore` has put the copy in the place of the ledger."""
 
@@ -176,14 +181,9 @@ class LedgerCopy:
         wait = SAVE_SECONDS
         while not self._ended.wait(wait):
             began = time.monotonic()
-            try:
-                self.save()
-            except LedgerBusyError as error:
-                self._lose(str(error))
+            if not self._try("the ledger cannot be copied", self.save):
                 return
-            except (StorageError, OutputError, OSError, sqlite3.Error):
-                # The next copy has everything, and the last one reports its failure.
-                pass
+            # After a failure, the next copy has everything, and the last one reports its own.
             wait = max(SAVE_SECONDS, (time.monotonic() - began) / SAVE_SHARE)
 
     def _lose(self, reason: str) -> None:
@@ -202,15 +202,37 @@ class LedgerCopy:
 
     def _give_signs(self) -> None:
         while not self._closed.wait(SIGN_SECONDS):
-            try:
-                self._check_sign()
-                self._give_sign()
-            except LedgerBusyError as error:
-                self._lose(str(error))
+            if not self._try("the sign that this run is alive cannot be sent", self._renew_sign):
                 return
-            except (StorageError, OSError):
-                # The next sign may arrive.
-                pass
+
+    def _renew_sign(self) -> None:
+        self._check_sign()
+        self._give_sign()
+
+    def _try(self, failure: str, step: Callable[[], None]) -> bool:
+        """Do one step of a thread, and return whether the job is still ours. A failure ends nothing.
+
+        Only the first failure of a row is logged, and one of another kind: a bucket may be away for hours.
+        """
+        try:
+            step()
+        except LedgerBusyError as error:
+            self._lose(str(error))
+            return False
+        except (StorageError, OutputError, OSError, sqlite3.Error) as error:
+            if self._is_new(failure, error):
+                log.warning("%s to %s: %s", failure, path_text(self._output), error)
+        except Exception as error:
+            if self._is_new(failure, error):
+                log.exception("%s to %s", failure, path_text(self._output))
+        else:
+            self._failures.pop(failure, None)
+        return True
+
+    def _is_new(self, failure: str, error: Exception) -> bool:
+        is_new = self._failures.get(failure) is not type(error)
+        self._failures[failure] = type(error)
+        return is_new
 
     def _give_sign(self) -> None:
         sign = {"host": socket.gethostname(), "pid": os.getpid(), "machine": self._machine()}

@@ -388,5 +388,51 @@ def test_a_row_of_copies_that_do_not_arrive_is_no_other_machine(moto: Place, tmp
     LedgerCopy(moto.output, moto.ledger(), moto.folder / "one", bucket).save()
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ledger.sqlite3", "the ledger cannot be copied to s3://"),
+        ("run.json", "the sign that this run is alive"),
+    ],
+)
+def test_copies_and_signs_that_fail_are_logged_once_and_go_on(
+    moto: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    message: str,
+) -> None:
+    away, odd = StorageError("the bucket is away"), RuntimeError("nobody foresaw this")
+    outcomes: list[Exception | None] = []
+    has_tried = threading.Event()
+
+    class Faulty(type(bucket_of(moto.output))):  # type: ignore[misc]
+        def put(self, key: str, *arguments: Any) -> Any:
+            if key.endswith(name) and outcomes:
+                error = outcomes.pop(0)
+                if error is not None:
+                    raise error
+                if not outcomes:
+                    has_tried.set()
+            return super().put(key, *arguments)
+
+    moto.fill({"1.png": picture(1)})
+    moto.run()
+    monkeypatch.setattr(bucket_copy, "SAVE_SECONDS", 0.01)
+    monkeypatch.setattr(bucket_copy, "SIGN_SECONDS", 0.01)
+    copy = LedgerCopy(moto.output, moto.ledger(), tmp_path / "one", Faulty(bucket_of(moto.output).place))
+    copy.restore(lambda _: None)
+    caplog.clear()
+    outcomes += [away, away, odd, odd, None, away, None]
+    with copy.saving(lambda _: None):
+        assert has_tried.wait(60)
+    copy.close()
+    records = [record for record in caplog.records if record.name == bucket_copy.__name__]
+    assert [record.levelname for record in records] == ["WARNING", "ERROR", "WARNING"]
+    assert all(record.getMessage().startswith(message) for record in records)
+    assert records[1].exc_info is not None
+
+
 def _refuse(_: object) -> None:
     raise AssertionError("nothing is left to do")
