@@ -34,6 +34,7 @@ from comic_upscale.worker.devices import OwnUsage, describe_gpus
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
 from comic_upscale.worker.listen import SocketWorker
+from comic_upscale.worker.weights import delete_unoffered
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +109,9 @@ class _Worker:
         self._idle_since = time.monotonic()
 
     def run(self) -> None:
-        # Of jobs that ended on other machines.
+        # Of jobs that ended on other machines, and of models that were deleted. No job runs here yet.
         delete_folders(self._database, self._settings.data / "work")
+        delete_unoffered(self._settings.data, self._database)
         self._database.write(lambda connection: workers.register(connection, self._id, self._home))
         signs = threading.Thread(target=self._give_signs, name="signs-of-life", daemon=True)
         signs.start()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
 from pathlib import Path
 
 from comic_upscale.errors import SettingsError
@@ -13,6 +15,10 @@ from comic_upscale.server.ids import new_id
 from comic_upscale.server.offered import RegisteredModel, read_offered
 from comic_upscale.settings.processing import AUTO_MODEL
 from comic_upscale.worker.disk import disk_in_words
+
+_FOLDER = "models"
+"""In the data folder: a folder for each hash of weights."""
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def find_model(name: str, data: Path, database: Database, files: FileStore) -> str:
@@ -32,11 +38,31 @@ def find_model(name: str, data: Path, database: Database, files: FileStore) -> s
     model = database.read(read_offered).models.get(name)
     if model is None or model.storage_key is None:
         raise SettingsError(f"the model {name} was deleted: choose another one")
-    folder = data / "models" / model.sha256
+    folder = data / _FOLDER / model.sha256
     for kind in ("safetensors", "pth"):
         if (path := folder / f"{name}.{kind}").exists():
             return str(path)
     return str(_fetch(model, folder, files))
+
+
+def delete_unoffered(data: Path, database: Database) -> None:
+    """Delete the copies of weights that the server does not offer any more, at a moment when no job uses them.
+
+    Args:
+        data: the data folder of this machine.
+        database: of the server.
+
+    Raises:
+        DatabaseError: the database cannot be used.
+    """
+    folder = data / _FOLDER
+    if not folder.is_dir():
+        return
+    # Listed first: a model whose copy is there by now is in the database by then.
+    copies = [path.name for path in folder.iterdir() if _HASH.fullmatch(path.name)]
+    offered = {model.sha256 for model in database.read(read_offered).models.values() if model.storage_key}
+    for name in set(copies) - offered:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _fetch(model: RegisteredModel, folder: Path, files: FileStore) -> Path:
@@ -57,7 +83,8 @@ def _fetch(model: RegisteredModel, folder: Path, files: FileStore) -> Path:
             )
         # The engines go by the extension. A safetensors file begins with the length of its JSON header.
         path = folder / f"{model.name}.{'safetensors' if head[8:] == b'{' else 'pth'}"
-        part.rename(path)
+        # Another lane may have fetched the same model meanwhile.
+        part.replace(path)
         return path
     except FileNotFoundError:
         raise SettingsError(f"the weights of the model {model.name} no longer exist") from None
