@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from comic_upscale.errors import LedgerBusyError, LedgerError, OutputError, StorageError
+from comic_upscale.ledger.queries import copy_ledger_file
 from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER, path_text
 from comic_upscale.settings.places import place_of
 from comic_upscale.storage.atomic import write_whole
@@ -132,7 +133,7 @@ class LedgerCopy:
             token = secrets.token_hex(16)
             with tempfile.TemporaryDirectory(prefix="comic-upscale-") as folder:
                 copy = Path(folder, LEDGER_NAME)
-                _copy_ledger(self._ledger, copy)
+                copy_ledger_file(self._ledger, copy)
                 # Known before it is sent: a kill in between must not make the copy look like that of another machine.
                 self._remember(token, there)
                 with copy.open("rb") as file:
@@ -350,13 +351,3 @@ def _named(sign: dict[str, object]) -> str:
     if isinstance(host, str) and host.isprintable() and isinstance(pid, int):
         return f"process {pid} on {host[:100]}"
     return "another machine"
-
-
-def _copy_ledger(path: Path, target: Path) -> None:
-    """Copy a ledger that a run is writing, as one consistent file."""
-    with (
-        contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source,
-        contextlib.closing(sqlite3.connect(target)) as copy,
-    ):
-        source.backup(copy)
-        copy.execute("pragma journal_mode = delete")

@@ -6,6 +6,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,26 @@ def copy_ledger(ledger: Path, target: sqlite3.Connection) -> None:
     """
     with reading(ledger, pages=()) as connection:
         connection.backup(target)
+
+
+def copy_ledger_file(ledger: Path, target: Path) -> None:
+    """Copy a ledger, which a run may be writing, as one consistent file in place of another one. Nothing is checked.
+
+    Args:
+        ledger: the file, absolute.
+        target: the copy, which needs no other files beside it.
+
+    Raises:
+        sqlite3.Error: SQLite cannot read the ledger or write the copy.
+        OSError: a file in the place of the copy cannot be removed.
+    """
+    target.unlink(missing_ok=True)
+    with (
+        closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)) as source,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        source.backup(copy)
+        copy.execute("pragma journal_mode = delete")
 
 
 def read_newest_job(ledger: Path) -> dict[str, Any]:

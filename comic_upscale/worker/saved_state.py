@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import ComicUpscaleError, DatabaseError, OutputError, PageError
+from comic_upscale.ledger.queries import copy_ledger_file
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.server import jobs, queue
 from comic_upscale.server.database.engine import Database
@@ -138,7 +139,7 @@ class SavedState(Background):
         copy = self._folder / "ledger-copy.sqlite3"
         try:
             # The ledger first: each output that this copy names is among the files that are listed after it.
-            _copy_ledger(self._output / LEDGER, copy)
+            copy_ledger_file(self._output / LEDGER, copy)
             stored.append((LEDGER, self._put(copy)))
             found = dict(_outputs(self._output))
             for name, (size, mtime_ns) in found.items():
@@ -265,17 +266,6 @@ def _delete(connection: Connection, which: sa.ColumnElement[bool]) -> list[str]:
 
 def _fence_of(key: str) -> int:
     return int(key.rpartition("/")[2].partition("-")[0])
-
-
-def _copy_ledger(path: Path, target: Path) -> None:
-    """Copy a ledger that a run is writing, as one consistent file."""
-    target.unlink(missing_ok=True)
-    with (
-        contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source,
-        contextlib.closing(sqlite3.connect(target)) as copy,
-    ):
-        source.backup(copy)
-        copy.execute("PRAGMA journal_mode = DELETE")
 
 
 def _outputs(folder: Path) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -16,7 +16,7 @@ import pytest
 
 from comic_upscale.console.text import status_lines
 from comic_upscale.errors import InputError, LedgerDamagedError, NoJobYetError
-from comic_upscale.ledger.queries import read_failures
+from comic_upscale.ledger.queries import copy_ledger_file, read_failures
 from comic_upscale.ledger.reading import find_ledger
 from comic_upscale.ledger.recent import newest_ledger, remember_ledger
 from comic_upscale.ledger.records import PageDone, PageFailed, now
@@ -131,6 +131,17 @@ def test_a_run_on_another_host_is_judged_by_its_heartbeat(
     time_seen = now() if last_seen == "now" else last_seen
     change(ledger, "update runs set host = ?, heartbeat_at = ?", socket.gethostname() + "-other", time_seen)
     assert read_status(ledger.path).alive is alive
+
+
+def test_a_copy_of_a_ledger_that_is_written_is_one_whole_file(ledger: Ledger, tmp_path: Path) -> None:
+    job, _ = add_job(ledger, 3, tmp_path)
+    start(ledger, job)
+    copy = tmp_path / "copy" / "ledger.sqlite3"
+    copy.parent.mkdir()
+    copy.write_bytes(b"an earlier one that was cut short")
+    copy_ledger_file(ledger.path, copy)
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    assert read_status(copy).total == 3
 
 
 def test_a_finished_job(ledger: Ledger, tmp_path: Path) -> None:
