@@ -73,7 +73,10 @@ class EngineInfo:
     fidelity: Fidelity = "faithful"
     """Selects the bounds of the quality gate."""
     deterministic: bool = False
-    """Whether the same page gives the same bits on the same device in every run."""
+    """Whether the same page gives the same bits on the same device in every run.
+
+    No run reads it. The conformance tests compare such engines to the bit, and others to one level.
+    """
     billing: Billing = "time"
     """How the engine is billed."""
     max_pixels: int | None = None

@@ -18,7 +18,6 @@ from comic_upscale.ledger.reading import (
     knows_suspects,
     knows_volumes,
     newest_job,
-    read_row,
     reading,
 )
 from comic_upscale.ledger.records import (
@@ -27,12 +26,9 @@ from comic_upscale.ledger.records import (
     SELECT_AUTO_JOBS,
     SELECT_CARRIED,
     SELECT_EARLY_JOBS,
-    SELECT_OLD_ROWS,
-    SELECT_ROWS,
     THERE,
     AutoJob,
     CopiedFile,
-    PageRow,
 )
 from comic_upscale.settings.paths import default_ledger, path_text
 
@@ -223,24 +219,6 @@ def read_run_rows(ledger: Path) -> list[dict[str, Any]]:
         cursor = connection.execute("select * from runs where job_id = ? order by id", [job["id"]])
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> list[PageRow]:
-    """Return the pages of a job without changing the ledger; none if there is no ledger or no such job."""
-    if not ledger.is_file():
-        return []
-    with reading(ledger) as connection:
-        job = read_row(
-            connection,
-            "select id from jobs where input = ? and output = ? and fingerprint = ?",
-            path_text(input),
-            _recorded(connection, ledger, output),
-            fingerprint,
-        )
-        if job is None:
-            return []
-        query = SELECT_ROWS if knows_volumes(connection) else SELECT_OLD_ROWS
-        return [PageRow(*row) for row in connection.execute(query, [job["id"]])]
 
 
 def _recorded(connection: sqlite3.Connection, ledger: Path, output: Path) -> str:

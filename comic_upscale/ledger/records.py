@@ -96,9 +96,6 @@ SELECT_ROWS = (
 )
 """The columns of `PageRow` for every page and volume of a job."""
 
-SELECT_OLD_ROWS = SELECT_ROWS.replace(", kind", "")
-"""The same for a ledger from a version without volumes."""
-
 THERE = "pages.gone = 0"
 """The rows whose sources are in the input. Ledgers from versions before `ORPHAN` lack the column."""
 

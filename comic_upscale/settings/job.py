@@ -263,11 +263,6 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         return slice_of(self, ResourceSettings)
 
     @property
-    def asked_size(self) -> Size:
-        """The same as ``size``, under the name that it had when a scale was kept apart."""
-        return self.size
-
-    @property
     def ledger_path(self) -> Path:
         """The path of this job's ledger."""
         return self.ledger or default_ledger(self.output)

@@ -228,11 +228,6 @@ def _excluded(values: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
     return out
 
 
-def option_names() -> tuple[str, ...]:
-    """Return the names of all options that a profile may set, as its author writes them."""
-    return tuple(_known())
-
-
 @cache
 def _known() -> Mapping[str, tuple[Definition, Definition | None]]:
     """Return, by each name of an option in a profile, the option, and its part if the name is that of a part."""

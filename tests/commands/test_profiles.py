@@ -15,7 +15,7 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.levels import Levels
 from comic_upscale.settings.options import definitions
-from comic_upscale.settings.profiles import built_in, built_in_names, option_names
+from comic_upscale.settings.profiles import _known, built_in, built_in_names
 from comic_upscale.settings.sizes import LongSide, Scale
 from tests.commands.test_run import invoke
 from tests.conftest import draw
@@ -268,7 +268,7 @@ def test_missing_and_unreadable_profiles() -> None:
 
 
 def test_every_option_of_a_job_can_be_in_a_profile() -> None:
-    names = set(option_names())
+    names = set(_known())
     missing = {
         option.name for option in definitions(JobSettings) if option.group.name and option.name not in names
     }
