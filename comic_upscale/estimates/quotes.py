@@ -25,6 +25,9 @@ from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.default_model import DEFAULTS, default_model, is_auto
 from comic_upscale.models.weights import identify_weights
 
+PRICE_OPTIONS = "--price, such as --price 0.20, or a price list with --prices FILE"
+"""The end of a message about a missing price. The server has a field of the request in its place."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -221,9 +224,7 @@ def _offers(question: Question, card: str) -> list[Offer]:
     if question.price is not None:
         return _replace_price(card, offers, Range.exactly(question.price))
     if not offers:
-        raise SettingsError(
-            f"no price is listed for {card}: add --price, such as --price 0.20, or a price list with --prices FILE"
-        )
+        raise SettingsError(f"no price is listed for {card}: add {PRICE_OPTIONS}")
     return offers
 
 

@@ -279,6 +279,8 @@ FAMILIES: Mapping[str, tuple[Model, ...]] = MappingProxyType(
 
 NAMES = frozenset((*FAMILIES, *CATALOGUE))
 """Every name by which a job can ask for a network of the catalogue."""
+PATHS_WORK = "The path of a .pth or .safetensors file works too"
+"""The end of the message of `find_model`. Whoever takes no path leaves it out."""
 
 
 def in_family(name: str, factor: float | None) -> str:
@@ -320,6 +322,5 @@ def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
     hint = f" Did you mean {' or '.join(names)}?" if near else ""
     raise WeightsError(
         f"There is no model named {name!r}.{hint} "
-        f"The models are: {', '.join([*FAMILIES, *(model.name for model in catalogue.values())])}. "
-        "The path of a .pth or .safetensors file works too"
+        f"The models are: {', '.join([*FAMILIES, *(model.name for model in catalogue.values())])}. {PATHS_WORK}"
     )

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from comic_upscale.errors import ComicUpscaleError, SettingsError
-from comic_upscale.models.catalogue import FAMILIES, NAMES, find_model
+from comic_upscale.models.catalogue import FAMILIES, NAMES, PATHS_WORK, find_model
 from comic_upscale.server.offered import BUILT_IN, Offered
 from comic_upscale.settings.option_json import from_json, to_json, values_from_json
 from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
@@ -268,9 +268,9 @@ def _model(name: str, offered: Offered, field: str) -> str:
         try:
             name = find_model(name).name
         except ComicUpscaleError as error:
-            message = str(error).removesuffix(" The path of a .pth or .safetensors file works too.")
+            message = str(error).removesuffix(f". {PATHS_WORK}")
             if own := [each for each, model in offered.models.items() if model.storage_key]:
-                message = f"{message} This server also has {', '.join(own)}."
+                message = f"{message}. This server also has {', '.join(own)}"
             raise FieldError(field, message) from None
     # A job decides which network of a family it uses, so none of them may be withdrawn.
     if any(map(offered.is_demoted, [name, *(network.name for network in networks or ())])):

@@ -11,6 +11,8 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.costs.prices import listed_offers, offers_for
+from comic_upscale.costs.rates import known_cards
 from comic_upscale.server import queue
 from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.janitor import Janitor
@@ -245,6 +247,13 @@ def test_an_estimate_has_pixels_bytes_and_quotes(services: Services, me: httpx.C
     )
     services.database.write(lambda c: queue.complete(c, held, result))
     assert estimate(me, options={"factor": "2"}).json()["seconds"] == pytest.approx(72.0)
+
+
+def test_an_estimate_without_a_listed_price_asks_for_a_field_of_the_request(me: httpx.Client) -> None:
+    card = next(each for each in known_cards() if not offers_for(each, listed_offers(None)))
+    error = estimate(me, gpus=[card]).json()["error"]
+    assert error["message"] == f"No price is listed for {card}: add price."
+    assert estimate(me, gpus=[card], price=0.2).status_code == 200
 
 
 def test_an_estimate_of_several_sizes_skips_and_shrinks(me: httpx.Client) -> None:

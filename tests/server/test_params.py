@@ -37,3 +37,10 @@ def test_what_a_request_may_not_ask(fields: dict[str, str], field: str, message:
     with pytest.raises(FieldError, match=message) as caught:
         read_params(fields)
     assert caught.value.field == field
+
+
+def test_an_unknown_model_is_not_answered_with_the_advice_to_name_a_path() -> None:
+    for name in ("nix", "/models/mine.pth"):
+        with pytest.raises(FieldError, match=r"The models are: .*comic-best") as caught:
+            read_params({"model": name})
+        assert "path" not in str(caught.value) and "safetensors" not in str(caught.value)

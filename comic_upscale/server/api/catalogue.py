@@ -123,7 +123,9 @@ async def estimate(services: Server, account: CurrentAccount, asked: EstimateReq
                 quoting=services.quoting,
             )  # fmt: skip
         except SettingsError as error:
-            raise FieldError("gpus", str(error).replace("--price, such as --price 0.20", "price")) from None
+            from comic_upscale.estimates.quotes import PRICE_OPTIONS
+
+            raise FieldError("gpus", str(error).replace(PRICE_OPTIONS, "price")) from None
         except ComicUpscaleError as error:
             raise FieldError("options", str(error)) from None
     rate = await services.database.read_async(
