@@ -81,18 +81,22 @@ def seen(
     connection.execute(sa.update(workers).where(workers.c.id == worker_id).values(values))
 
 
-def end(connection: Connection, worker_id: str, last_words: str | None = None) -> int:
+def end(
+    connection: Connection, worker_id: str, last_words: str | None = None, *, page_done: bool = False
+) -> int:
     """Record that a worker has ended, and return the number of jobs that it left running.
 
     Args:
         connection: in a transaction that writes.
         worker_id: the worker.
         last_words: why it died, if it did and that is known.
+        page_done: whether it finished a page since the last sign of life.
     """
+    values: dict[str, Any] = {"ended_at": now_ms(), "state": "ended", "job_id": None}
+    if page_done:
+        values["last_page_at"] = now_ms()
     connection.execute(
-        sa.update(workers)
-        .where(workers.c.id == worker_id, workers.c.ended_at.is_(None))
-        .values(ended_at=now_ms(), state="ended", job_id=None)
+        sa.update(workers).where(workers.c.id == worker_id, workers.c.ended_at.is_(None)).values(values)
     )
     return queue.end_leases(connection, worker_id, last_words)
 

@@ -42,10 +42,16 @@ class Heartbeat(Background):
         claimed: the job.
         outer: the stop request of the worker, which stops the job too.
         timeout: seconds after which the job is stopped; None for no limit.
+        page_done: is set for each finished page, and outlives the job.
     """
 
     def __init__(
-        self, database: Database, claimed: queue.Claim, outer: StopRequest, timeout: float | None
+        self,
+        database: Database,
+        claimed: queue.Claim,
+        outer: StopRequest,
+        timeout: float | None,
+        page_done: threading.Event | None = None,
     ) -> None:
         super().__init__("heartbeat")
         self._database, self._claimed, self._outer, self._timeout = database, claimed, outer, timeout
@@ -53,7 +59,7 @@ class Heartbeat(Background):
         """Stops the job."""
         self.started: JobStarted | None = None
         """The header of the run, once it has begun."""
-        self.has_new_page = False
+        self._page_done, self._pages_done = page_done or threading.Event(), 0
         self._lock = threading.Lock()
         self._progress: dict[str, Any] = {}
         self._pixels = int(claimed.job["pixels"])
@@ -78,6 +84,8 @@ class Heartbeat(Background):
         """Take an event of the run."""
         if isinstance(event, JobStarted):
             self.started = event
+            # Those of an earlier attempt are no news.
+            self._pages_done = event.done
             self.say(
                 f"run of {page_count(event.total)}: {event.done} done before, {event.failed} failed before, "
                 f"{event.todo} to do; model {event.model}, device {event.device or 'none needed'}"
@@ -92,6 +100,8 @@ class Heartbeat(Background):
                 within=[asdict(page) for page in event.within] or None,
             )  # fmt: skip
         elif isinstance(event, PageDone):
+            # A job of moments ends without an event about its progress.
+            self._page_done.set()
             self._pixels += event.output_width * event.output_height
             self.note(pixels=self._pixels)
             if self._failures.pop(event.source, None) is not None:
@@ -119,8 +129,9 @@ class Heartbeat(Background):
     def note(self, **progress: Any) -> None:
         """Store columns of the job with the next beat, such as ``pages_done``."""
         with self._lock:
-            if progress.get("pages_done", 0) > self._progress.get("pages_done", 0):
-                self.has_new_page = True
+            if (done := progress.get("pages_done", 0)) > self._pages_done:
+                self._pages_done = done
+                self._page_done.set()
             self._progress.update(progress)
 
     def _run(self) -> None:

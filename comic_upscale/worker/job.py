@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -102,20 +103,19 @@ class JobRunner:
         self._service = JobService(state_folder)
         self._engines = engines or EngineCache()
         self._job_id: str | None = None
-        self._beat: Heartbeat | None = None
+        self._page_done = threading.Event()
 
     @property
     def job_id(self) -> str | None:
         """The job that runs; None if there is none."""
         return self._job_id
 
-    def current(self) -> tuple[str | None, bool]:
-        """Return the job that runs, and whether it finished a page since the last call."""
-        beat = self._beat
-        has_new_page = beat is not None and beat.has_new_page
-        if beat is not None:
-            beat.has_new_page = False
-        return self._job_id, has_new_page
+    def has_new_page(self) -> bool:
+        """Return whether a page was finished since the last call, also by a job that has ended meanwhile."""
+        is_new = self._page_done.is_set()
+        if is_new:
+            self._page_done.clear()
+        return is_new
 
     def run(self, claimed: queue.Claim) -> None:
         """Run a job to its end, or until a stop, and settle it. Never raises for what went wrong with the job."""
@@ -130,9 +130,8 @@ class JobRunner:
             timeout = self._database.read(lambda connection: effective(connection, started).job_timeout)
             with (
                 no_hanging(timeout),
-                Heartbeat(self._database, claimed, self._stop, timeout) as beat,
+                Heartbeat(self._database, claimed, self._stop, timeout, self._page_done) as beat,
             ):
-                self._beat = beat
                 beat.say(f"attempt {claimed.attempt} on {socket.gethostname()}")
                 is_settled = self._run(claimed, folder, beat)
         except queue.LostLeaseError:
@@ -143,7 +142,7 @@ class JobRunner:
             log.error("job %s: %s", claimed.job_id, error)
             return
         finally:
-            self._job_id = self._beat = None
+            self._job_id = None
         if is_settled:
             delete_live(self._database, self._files, claimed.job_id)
             if self._settings.has_shared_storage:

@@ -141,7 +141,9 @@ class _Worker:
 
     def _end(self) -> None:
         try:
-            self._database.write(lambda connection: workers.end(connection, self._id))
+            # No sign of life follows.
+            page_done = self._has_new_page()
+            self._database.write(lambda connection: workers.end(connection, self._id, page_done=page_done))
         except DatabaseError as error:
             # The supervisor records the end, too. Without one, leases and signs of life end by themselves.
             log.error("%s", error)
@@ -250,8 +252,14 @@ class _Worker:
             self._is_drained.set()
             self._is_idle.set()
 
+    def _runners(self) -> list[JobRunner]:
+        return [self._main, *self._beside, self._reserve]
+
     def _running(self) -> list[str | None]:
-        return [runner.job_id for runner in (self._main, *self._beside, self._reserve)]
+        return [runner.job_id for runner in self._runners()]
+
+    def _has_new_page(self) -> bool:
+        return any(runner.has_new_page() for runner in self._runners())
 
     def _give_signs(self) -> None:
         while not self._ended.wait(SIGN_SECONDS):
@@ -264,11 +272,9 @@ class _Worker:
                 log.exception("no sign of life")
 
     def _give_sign(self) -> None:
-        states = [runner.current() for runner in (self._main, *self._beside, self._reserve)]
-        job_id = next((job_id for job_id, _ in states if job_id is not None), None)
-        page_done = any(has_new_page for _, has_new_page in states)
+        job_id = next((job_id for job_id in self._running() if job_id is not None), None)
         sign = partial(
-            workers.seen, worker_id=self._id, job_id=job_id, page_done=page_done, devices=describe_gpus(),
+            workers.seen, worker_id=self._id, job_id=job_id, page_done=self._has_new_page(), devices=describe_gpus(),
             models=self._engines.models, memory=self._usage.memory(), cores=self._usage.cores(),
         )  # fmt: skip
         self._database.write(sign)

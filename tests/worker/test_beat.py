@@ -13,9 +13,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.execution.events import Progress
+from comic_upscale.execution.events import JobStarted, Progress
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import PageProgress
+from comic_upscale.server import health
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import job_log, jobs
 from comic_upscale.server.jobs import job_json
@@ -23,8 +24,12 @@ from comic_upscale.server.services import Services
 from comic_upscale.worker import beat, run
 from comic_upscale.worker.beat import LOST, Heartbeat
 from comic_upscale.worker.engines import EngineCache
+from tests.conftest import draw
+from tests.fakes import NearestEngine
+from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.running import PATIENCE, wait_for
 from tests.server.test_queue import add, taken
+from tests.server.test_uploads import send
 
 
 class Counted:
@@ -42,6 +47,13 @@ def progress(done: int) -> Progress:
     return Progress(
         total=9, done=done, failed=0, skipped=0, pending=9 - done, pages_per_second=None, eta_seconds=None,
         in_hand=None, bottleneck=None, busy={},
+    )  # fmt: skip
+
+
+def started(done: int) -> JobStarted:
+    return JobStarted(
+        input="", output="", ledger="", total=9, todo=9 - done, done=done, failed=0, skipped=0, scale=2.0, model="m",
+        native_scale=4, device="cpu", precision="fp32", batch="1", workers=1,
     )  # fmt: skip
 
 
@@ -92,6 +104,36 @@ def test_what_is_done_of_a_page_that_takes_minutes_moves_the_progress(services: 
     services.database.write(lambda c: c.execute(sa.update(jobs).values(lease_until=0)))
     taken(services.database)
     assert (shown()["in_progress"], shown()["progress"]) == ([], round(2 / 9 * 100, 1))
+
+
+def test_a_page_is_news_also_after_the_end_of_its_job(services: Services) -> None:
+    add(services.database)
+    page_done = threading.Event()
+    with Heartbeat(services.database, taken(services.database), StopRequest(), None, page_done) as heart:
+        # Four pages of an earlier attempt are none.
+        heart.take(started(done=4))
+        heart.take(progress(4))
+        assert not page_done.is_set()
+        heart.take(progress(5))
+    assert page_done.is_set()
+
+
+def test_the_last_page_of_a_worker_is_known_if_no_sign_of_life_met_its_job(
+    open_server: OpenServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SIGN_SECONDS", PATIENCE)
+    services = open_server(worker_idle_timeout=0.001)
+    with client_of(services, make_key(services, "ann")) as client:
+        page = draw(tmp_path / "page.png", 3, size=(40, 60)).read_bytes()
+        assert send(client, content=page, factor="2").status_code == 202
+    engines = EngineCache(lambda *_: [NearestEngine()])
+    defaults = {"workers": 1, "weights_cache": tmp_path / "cache"}
+    options = run.WorkerOptions(
+        worker_id="w", defaults=defaults, state_folder=tmp_path / "state", engines=engines
+    )
+    run.work(services.settings, options, StopRequest())
+    figures = services.database.read(health.queue_figures)
+    assert figures["last_page_done_seconds"] is not None
 
 
 def test_a_beat_that_meets_the_end_of_the_job_loses_no_line(services: Services) -> None:
