@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,7 +104,8 @@ def _announce(settings: ServerSettings, addresses: Addresses) -> None:
     everywhere = "  (and at every address of this machine)" if addresses.is_everywhere else ""
     typer.echo(f"Pages:    {addresses.pages}{everywhere}")
     typer.echo(f"REST API: {addresses.api}/docs")
-    typer.echo(f"Data:     {settings.data}  (comic-upscale server key create makes a key)")
+    own = f"--data {shlex.quote(str(settings.data))}" if settings.database is None else "--database URL"
+    typer.echo(f"Data:     {settings.data}  (comic-upscale server key create {own} --name NAME makes a key)")
     if addresses.setup is not None:
         typer.echo(f"Setup:    {addresses.setup}  (creates the first administrator)")
     sys.stdout.flush()

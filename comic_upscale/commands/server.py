@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from comic_upscale.commands.options import Given, takes
-from comic_upscale.commands.server_care import WHERE, backup, check_storage, restore
+from comic_upscale.commands.server_care import WHERE, backup, check_storage, opened_database, restore
 from comic_upscale.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
@@ -25,16 +25,10 @@ server.add_typer(key, name="key", help="Create, list and revoke API keys.")
 server.add_typer(user, name="user", help="Create users, and give them new passwords.")
 
 
-@contextmanager
-def _database(where: Given) -> Iterator[Database]:
+def _database(where: Given, *, may_create: bool = False) -> AbstractContextManager[Database]:
     from comic_upscale.commands.server_environment import server_settings
-    from comic_upscale.server.services import open_database
 
-    database = open_database(server_settings(where.values()), migrating=True)
-    try:
-        yield database
-    finally:
-        database.close()
+    return opened_database(server_settings(where.values()), may_create=may_create)
 
 
 @key.command("create")
@@ -49,7 +43,7 @@ def create_key(
     admin: Annotated[bool, typer.Option("--admin", help="The key may administer the server.")] = False,
 ) -> None:
     """Create an API key and print it. It is shown only once."""
-    with _database(where) as database:
+    with _database(where, may_create=True) as database:
         typer.echo(database.write(lambda connection: _create_key(connection, name, owner or name, admin)))
 
 
@@ -119,7 +113,7 @@ def create_user(
         accounts.create_user(connection, name, role, password_hash=hashed, must_change_password=True)
         audit.record(connection, None, "user.create", name, role=role)
 
-    typer.echo(_with_password(where, create))
+    typer.echo(_with_password(where, create, may_create=True))
 
 
 @user.command("reset-password")
@@ -142,7 +136,7 @@ def reset_password(
     typer.echo(_with_password(where, reset))
 
 
-def _with_password(where: Given, store: Callable[[Any, str], None]) -> str:
+def _with_password(where: Given, store: Callable[[Any, str], None], *, may_create: bool = False) -> str:
     """Make a password, store its hash, and return it."""
     from comic_upscale.server.ids import new_secret
     from comic_upscale.server.passwords import Passwords
@@ -153,7 +147,7 @@ def _with_password(where: Given, store: Callable[[Any, str], None]) -> str:
         hashed = passwords.hash_now(password)
     finally:
         passwords.close()
-    with _database(where) as database:
+    with _database(where, may_create=may_create) as database:
         database.write(lambda connection: store(connection, hashed))
     return password
 
@@ -161,8 +155,8 @@ def _with_password(where: Given, store: Callable[[Any, str], None]) -> str:
 @server.command("migrate")
 @takes(where=WHERE)
 def migrate(where: Given) -> None:
-    """Bring the database to the schema of this version."""
-    with _database(where):
+    """Bring the database to the schema of this version. A new one is created."""
+    with _database(where, may_create=True):
         typer.echo("The database has the schema of this version.")
 
 

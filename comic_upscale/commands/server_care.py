@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +14,34 @@ from comic_upscale.commands.options import Given, takes
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import pick
 
+if TYPE_CHECKING:
+    from comic_upscale.server.database.engine import Database
+
 WHERE = pick(ServerSettings, "data", "database")
 _STORAGE = pick(ServerSettings, "data", "storage")
+
+
+@contextmanager
+def opened_database(settings: ServerSettings, *, may_create: bool = False) -> Iterator[Database]:
+    """Open the database of a server, say which one it is, and close it in the end.
+
+    Args:
+        settings: of the server.
+        may_create: whether a database that is missing is created, for what a server can begin with.
+
+    Raises:
+        SettingsError: it is missing, and must not be created.
+    """
+    from comic_upscale.server.services import open_database
+
+    is_new = settings.database is None and not settings.database_file.exists()
+    database = open_database(settings, migrating=True, may_create=may_create)
+    try:
+        # Not among the results: scripts read those.
+        typer.echo(f"Database: {settings.database_address}{' (new)' if is_new else ''}", err=True)
+        yield database
+    finally:
+        database.close()
 
 
 @takes(where=WHERE)
@@ -26,14 +54,10 @@ def backup(
     """Copy the database into one file, consistently, also while the server runs."""
     from comic_upscale.commands.server_environment import server_settings
     from comic_upscale.server.database.backup import copy_database
-    from comic_upscale.server.services import open_database
 
     settings = server_settings(where.values())
-    database = open_database(settings, migrating=True)
-    try:
+    with opened_database(settings) as database:
         copy_database(database, output, settings.database_url, os.environ)
-    finally:
-        database.close()
     typer.echo(f"The database is saved in {output}. Uploads and results are in {settings.storage_address}.")
 
 
@@ -52,11 +76,11 @@ def restore(
     from comic_upscale.server.database.backup import restore_postgresql, restore_sqlite
     from comic_upscale.server.database.usage import check_unused, is_empty
     from comic_upscale.server.run import only_server
-    from comic_upscale.server.services import make_folder, open_database
+    from comic_upscale.server.services import make_folder
 
     settings = server_settings(where.values())
     make_folder(settings.data)
-    target = settings.data / "server.sqlite3"
+    target = settings.database_file
     with only_server(settings):
         former = None
         is_new = not target.exists() if settings.database is None else is_empty(settings.database_url)
@@ -69,11 +93,8 @@ def restore(
         else:
             check_unused(settings.database_url)
             restore_postgresql(source, settings.database_url, os.environ)
-        database = open_database(settings, migrating=True)
-        try:
+        with opened_database(settings) as database:
             database.write(lambda connection: audit.record(connection, None, "database.restore", source.name))
-        finally:
-            database.close()
     typer.echo(
         f"Restored the database from {source}." + (f" The previous one is {former}." if former else "")
     )

@@ -11,7 +11,7 @@ from comic_upscale.errors import OutputError, SettingsError
 from comic_upscale.server import audit
 from comic_upscale.server.accounts import ANONYMOUS, ensure_user, find_user, has_admin, set_password
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.migrate import check_schema, migrate
+from comic_upscale.server.database.migrate import check_schema, migrate, schema_revision
 from comic_upscale.server.estimates import Estimator
 from comic_upscale.server.events import Hub
 from comic_upscale.server.files import FileStore
@@ -102,16 +102,32 @@ class Services:
         self.database.close()
 
 
-def open_database(settings: ServerSettings, *, migrating: bool) -> Database:
+def open_database(settings: ServerSettings, *, migrating: bool, may_create: bool = True) -> Database:
     """Open the database of a server, and bring it to the schema of this version if ``migrating``.
 
+    Args:
+        settings: of the server.
+        migrating: whether an older schema is brought to that of this version; else it is refused.
+        may_create: whether a migration may create a database that is missing.
+
     Raises:
+        SettingsError: it is missing, and must not be created.
         DatabaseError: it cannot be used, or its schema is another.
         OutputError: the data folder cannot be created.
     """
+    missing = SettingsError(
+        f"there is no database of a server at {settings.database_address}: choose another --data or --database, or "
+        "start `comic-upscale serve` there first"
+    )
+    may_create = may_create and migrating
+    # Opening a file would create it.
+    if not may_create and settings.database is None and not settings.database_file.exists():
+        raise missing
     make_folder(settings.data)
     database = Database(settings.database_url)
     try:
+        if not may_create and database.read(schema_revision) is None:
+            raise missing
         if migrating:
             migrate(database)
         else:

@@ -513,5 +513,21 @@ class ServerSettings:
     def database_url(self) -> str:
         """The URL of the database, for SQLAlchemy."""
         if self.database is None:
-            return f"sqlite+pysqlite:///{self.data / 'server.sqlite3'}"
+            return f"sqlite+pysqlite:///{self.database_file}"
         return "postgresql+psycopg://" + self.database.split("://", 1)[1]
+
+    @property
+    def database_address(self) -> str:
+        """Where the database is, for people: a file, or an address without the password."""
+        if self.database is None:
+            return str(self.database_file)
+        from sqlalchemy.engine import make_url
+
+        # A password may also be in the query.
+        shown = make_url(self.database_url).set(drivername="postgresql", query={})
+        return shown.render_as_string(hide_password=True)
+
+    @property
+    def database_file(self) -> Path:
+        """The file of the database, if it is SQLite."""
+        return self.data / "server.sqlite3"

@@ -88,6 +88,39 @@ def test_a_backup_is_consistent_and_can_be_used(open_server: OpenServices, tmp_p
         restored.close()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("backup", "--output", "saved.sqlite3"),
+        ("key", "list"),
+        ("key", "revoke", "cu_1"),
+        ("user", "reset-password", "--name", "ann"),
+    ],
+)
+def test_what_needs_a_database_creates_none(
+    tmp_path: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = run(tmp_path, *words, "--data", tmp_path / "mistyped", code=2)
+    assert f"there is no database of a server at {tmp_path / 'mistyped'}" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_address_of_a_database_has_no_password(tmp_path: Path) -> None:
+    url = "postgresql://comics:geheim@db:5433/comics?password=geheim"
+    address = ServerSettings(data=tmp_path, database=url).database_address
+    assert address == "postgresql://comics:***@db:5433/comics"
+
+
+def test_a_command_names_the_database_that_it_uses(tmp_path: Path) -> None:
+    words = ("server", "key", "create", "--data", tmp_path / "data", "--name", "laptop")
+    first, second = (invoke_here(tmp_path, *words) for _ in range(2))
+    place = f"Database: {tmp_path / 'data' / 'server.sqlite3'}"
+    assert [ended.stderr.splitlines()[0] for ended in (first, second)] == [f"{place} (new)", place]
+    # The key alone, for scripts.
+    assert first.stdout.startswith("cu_") and len(first.stdout.split()) == 1
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
 def test_the_data_is_private(open_server: OpenServices) -> None:
     services = open_server()
