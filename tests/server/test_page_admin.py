@@ -220,7 +220,7 @@ def test_a_user_is_changed_blocked_and_let_in_again(services: Services, boss: ht
         assert browser.get("/").status_code == 303
         assert sign_in(browser, "ann", OTHER).get("/").headers["location"] == "/password"
         post(boss, "/admin/users/ann/sessions/end")
-        assert browser.get("/password").headers["location"] == "/sign-in"
+        assert browser.get("/password").headers["location"] == "/sign-in?next=/password&notice=expired"
     assert post(boss, "/admin/users/nobody", role="user").status_code == 404
     last = post(boss, "/admin/users/boss", role="user")
     assert last.status_code == 409 and "last administrator" in last.text

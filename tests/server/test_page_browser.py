@@ -364,6 +364,20 @@ XMLHttpRequest.prototype.setRequestHeader = function (name, value) {
 """
 
 
+def test_an_upload_after_the_session_has_ended_leads_to_signing_in_and_back(
+    admin: Browser, tmp_path: Path
+) -> None:
+    admin.open("/?factor=3")
+    admin.find("#files").send_keys(str(draw(tmp_path / "1.png", 5, size=(20, 30))))
+    wait_for(admin.find("#send").is_enabled)
+    admin.driver.delete_all_cookies()
+    admin.find("#send").click()
+    admin.wait_for_text("Your session has ended. Sign in again.")
+    admin.fill(username="root", password=PASSWORD)
+    wait_for(lambda: admin.path == "/?factor=3")
+    assert all("401" in each for each in admin.complaints())
+
+
 def test_an_upload_that_broke_is_sent_again_with_its_key(admin: Browser, tmp_path: Path) -> None:
     """So the server makes one job of it, also if the answer alone was lost."""
 

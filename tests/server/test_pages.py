@@ -57,6 +57,30 @@ def test_a_visitor_signs_in_and_comes_to_the_page_that_was_asked_for(
 
 
 @pytest.mark.parametrize(
+    ("came_from", "back"),
+    [
+        ("https://server.test/account?part=2", "next=/account%3Fpart%3D2&"),
+        ("https://server.test/account/keys", ""),  # takes forms alone
+        ("https://server.test/nothing", ""),
+        ("https://evil.test/account", ""),
+        ("https://server.test//evil.test/account", ""),
+        ("", ""),
+    ],
+)
+def test_after_the_session_has_ended_a_form_leads_back_to_its_page(
+    services: Services, ann: httpx.Client, came_from: str, back: str
+) -> None:
+    services.database.write(lambda c: c.execute(sa.delete(sessions)))
+    answer = ann.post("/account/keys", data={"name": "x"}, headers={"Referer": came_from})
+    assert answer.headers["location"] == f"/sign-in?{back}notice=expired"
+    assert "Your session has ended. Sign in again." in ann.get(answer.headers["location"]).text
+    # A page says it, too. Somebody who never signed in is told nothing.
+    assert ann.get("/account").headers["location"] == "/sign-in?next=/account&notice=expired"
+    ann.cookies.clear()
+    assert ann.get("/account").headers["location"] == "/sign-in?next=/account"
+
+
+@pytest.mark.parametrize(
     "target", ["//evil.test", "https://evil.test", "/\\evil.test", "javascript:x", "/\tx"]
 )
 def test_signing_in_leads_to_no_other_host(services: Services, visitor: httpx.Client, target: str) -> None:
@@ -208,7 +232,7 @@ def test_an_upload_by_the_session_of_a_page(services: Services, ann: httpx.Clien
 def test_a_public_server_shows_the_upload_page_to_everybody(open_server: OpenServices) -> None:
     with pages_of(open_server(public=True)) as visitor:
         assert visitor.get("/").status_code == 200
-        assert visitor.get("/account").headers["location"] == "/sign-in"
+        assert visitor.get("/account").headers["location"] == "/sign-in?next=/account"
 
 
 @pytest.mark.parametrize(

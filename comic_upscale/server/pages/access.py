@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Annotated, TypeAlias
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
+from starlette.routing import Match
 
 from comic_upscale.server import sessions
 from comic_upscale.server.accounts import ANONYMOUS, Account, scopes_of
 from comic_upscale.server.api import cookies
-from comic_upscale.server.api.access import Server, client_address, limit_requests, path_of
+from comic_upscale.server.api.access import Server, client_address, limit_requests, path_of, root_of
 from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.services import Services
 
@@ -75,7 +76,7 @@ async def signed_in(request: Request, services: Server) -> Viewer:
     """
     viewer = await find_viewer(request, services)
     if viewer is None:
-        raise SignInError("/sign-in")
+        raise SignInError(sign_in_address(request))
     return viewer
 
 
@@ -98,9 +99,7 @@ async def current_viewer(request: Request, services: Server) -> Viewer:
         )  # fmt: skip
         viewer = request.state.viewer = Viewer(account)
     if viewer is None:
-        # A form cannot be sent again after signing in, so its page is not where to go then.
-        here = f"?next={quote(page_address(request))}" if request.method == "GET" else ""
-        raise SignInError(f"/sign-in{here}")
+        raise SignInError(sign_in_address(request))
     account = viewer.account
     await limit_requests(
         services, f"address:{account.address}" if account.is_anonymous else f"user:{account.user_id}"
@@ -108,10 +107,10 @@ async def current_viewer(request: Request, services: Server) -> Viewer:
     return viewer
 
 
-async def current_person(viewer: Annotated[Viewer, Depends(current_viewer)]) -> Viewer:
+async def current_person(request: Request, viewer: Annotated[Viewer, Depends(current_viewer)]) -> Viewer:
     """Return who has signed in; errors as for `current_viewer`."""
     if not viewer.is_person:
-        raise SignInError("/sign-in")
+        raise SignInError(sign_in_address(request))
     return viewer
 
 
@@ -134,10 +133,36 @@ def page_address(request: Request) -> str:
     return f"{path}?{request.url.query}" if request.url.query else path
 
 
+def sign_in_address(request: Request) -> str:
+    """Return the page for signing in, which leads back to where somebody is now.
+
+    It says that a session has ended if there was one. A form cannot be sent again, so it leads to the page of the form.
+    """
+    is_form = request.method not in cookies.SAFE_METHODS
+    back = _page_of_form(request) if is_form else page_address(request)
+    # Signing out removes the cookie, so whoever still has one did not sign out. Pages alone send forms.
+    has_ended = is_form or cookies.read_session(request) is not None
+    words = [f"next={quote(back)}" if back != "/" else "", "notice=expired" if has_ended else ""]
+    return f"/sign-in?{'&'.join(filter(None, words))}".rstrip("?")
+
+
 def safe_target(target: str) -> str:
     """Return a page to go to after signing in; the first page in place of an address of another host."""
     is_own = target.startswith("/") and not target.startswith("//") and "\\" not in target
     return target if is_own and target.isprintable() else "/"
+
+
+def _page_of_form(request: Request) -> str:
+    """Return the page of this server from which a form came, by what the browser says; else the first page."""
+    came_from = urlsplit(request.headers.get("referer", ""))
+    path = came_from.path.removeprefix(root_of(request))
+    if came_from.netloc != request.headers.get("host") or safe_target(path) != path:
+        return "/"
+    # A form that was refused is shown at an address that takes forms alone.
+    scope = {"type": "http", "method": "GET", "path": path, "root_path": ""}
+    if not any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+        return "/"
+    return f"{path}?{came_from.query}" if came_from.query else path
 
 
 async def _check_form(request: Request, secret: str) -> None:

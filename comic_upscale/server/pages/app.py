@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server.api.access import path_of
-from comic_upscale.server.api.cookies import read_session
 from comic_upscale.server.api.errors import ApiError, BodyTooLargeError, as_api_error, error_response
 from comic_upscale.server.pages import (
     account,
@@ -90,15 +89,10 @@ def error_page(request: Request, error: ApiError) -> Response:
 def _add_error_handlers(app: FastAPI, services: Services) -> None:
     @app.exception_handler(SignInError)
     async def on_sign_in(request: Request, error: SignInError) -> Response:
-        # What a form asked for was not done.
-        has_session = read_session(request) is not None
-        was_form = request.method == "POST" and error.target.startswith("/sign-in")
-        notice = "expired" if was_form and has_session else None
-        response = go_to(request, error.target, notice)
         if wants_part(request):
             # A part of a page was asked for: the whole page goes there, not the part.
             return Response(status_code=401, headers={"HX-Refresh": "true"})
-        return response
+        return go_to(request, error.target)
 
     @app.exception_handler(ApiError)
     async def on_api_error(request: Request, error: ApiError) -> Response:

@@ -37,7 +37,7 @@ NOTICES: Mapping[str, str] = {
     "deleted": "The job is deleted.",
     "drained": "The worker takes no new job. It ends after those that it runs.",
     "ended": "The session has ended.",
-    "expired": "Your session has ended. Sign in, and do it once more.",
+    "expired": "Your session has ended. Sign in again.",
     "factor": "The second factor is on. Each sign-in now needs a code of the app.",
     "factor-ended": "The second factor is off.",
     "password": "The password is changed. All other sessions have ended.",

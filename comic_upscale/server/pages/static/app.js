@@ -3,6 +3,12 @@
 
 const root = document.body.dataset.root;
 
+// For scripts that are told that nobody has signed in: the way back leads to the page that somebody is on.
+function signInAgain() {
+  const back = location.pathname.slice(root.length) + location.search;
+  location.assign(`${root}/sign-in?next=${encodeURIComponent(back)}&notice=expired`);
+}
+
 document.querySelectorAll("time[datetime]").forEach(localize);
 setInterval(() => document.querySelectorAll("time[datetime]").forEach(localize), 30000);
 document.addEventListener("htmx:load", (event) => event.detail.elt.querySelectorAll("time[datetime]").forEach(localize));

@@ -49,7 +49,7 @@
     request.addEventListener("load", () => {
       const answer = request.response;
       if (request.status === 202 && answer) location.assign(`${root}/jobs/${answer.job_id}`);
-      else if (request.status === 401) location.assign(`${root}/sign-in?next=/try`);
+      else if (request.status === 401) signInAgain();
       else fail(answer?.error?.message || `The server answered ${request.status}. Try again.`);
     });
     request.addEventListener("error", () => fail("The connection broke. Send the page again."));

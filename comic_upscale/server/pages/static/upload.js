@@ -192,7 +192,7 @@
     } catch (error) {
       request = null;
       busy(false);
-      if (error.status === 401) location.assign(`${root}/sign-in`);
+      if (error.status === 401) signInAgain();
       else say(error.name === "AbortError" ? "The upload was stopped. Send again: it continues where it stopped." : error.message);
     }
   }
@@ -226,7 +226,7 @@
     request.addEventListener("load", () => {
       const answer = request.response;
       if (request.status === 202 && answer) { last = null; location.assign(`${root}/jobs/${answer.job_id}`); }
-      else if (request.status === 401) location.assign(`${root}/sign-in`);
+      else if (request.status === 401) signInAgain();
       else fail(answer?.error?.message || `The server answered ${request.status}. Try again.`);
     });
     request.addEventListener("error", () => fail("The connection broke. Send again: nothing is queued twice."));

@@ -30,6 +30,7 @@
     request.addEventListener("load", () => {
       const answer = request.response;
       if (request.status === 201) location.assign(`${root}/admin/models?notice=registered`);
+      else if (request.status === 401) signInAgain();
       else end(answer?.error?.message || `The server answered ${request.status}. Try again.`);
     });
     request.addEventListener("error", () => end("The connection broke. Send the file again."));
