@@ -378,6 +378,24 @@ def test_an_upload_after_the_session_has_ended_leads_to_signing_in_and_back(
     assert all("401" in each for each in admin.complaints())
 
 
+def test_a_preset_with_a_size_selects_it_and_a_screen_takes_the_place_of_the_factor(
+    admin: Browser, tmp_path: Path
+) -> None:
+    from selenium.webdriver.support.select import Select
+
+    factor = "return document.querySelector('[name=factor]:checked').value"
+    admin.open("/?factor=3")
+    preset = Select(admin.find("#preset"))
+    for name, chosen in (("webtoon", "2"), ("standard", "3")):
+        preset.select_by_value(name)
+        assert admin.run(factor) == chosen
+    preset.select_by_value("e-reader")
+    Select(admin.find("#fit_device")).select_by_value("kobo-libra-2")
+    assert not admin.find('[name="factor"]').is_enabled()
+    admin.find("#files").send_keys(str(draw(tmp_path / "1.png", 6, size=(100, 150))))
+    admin.wait_for_text("→ 1120", "#chosen")
+
+
 def test_an_upload_that_broke_is_sent_again_with_its_key(admin: Browser, tmp_path: Path) -> None:
     """So the server makes one job of it, also if the answer alone was lost."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from comic_upscale.server.database.schema import jobs
+from comic_upscale.server.offered import set_preset
 from comic_upscale.server.services import Services
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.pages import csrf_of, pages_of, sign_in
@@ -45,6 +47,19 @@ def test_sizes_are_those_of_the_job(
         assert error in found["error"] and "sizes" not in found
     else:
         assert found["sizes"] == sizes and error in found["error"]
+
+
+def test_presets_say_what_the_form_can_do(services: Services) -> None:
+    options = {"size": "width 1600"}
+    services.database.write(lambda c: set_preset(c, "wide", "Of one width.", options))
+    add_person(services, "ann")
+    with pages_of(services) as client:
+        page = sign_in(client, "ann").get("/").text
+    for name, size in (("standard", ""), ("webtoon", "2"), ("wide", "other")):
+        assert f'<option value="{name}" data-own-size="{size}">' in page
+    # The screen is chosen in the form, so no text names an option of the command line.
+    assert '<option value="kobo-libra-2">Kobo Libra 2</option>' in page
+    assert not re.search(r"\s--[a-z]", re.sub(r"<[^>]*>", " ", page))
 
 
 def test_the_cost_is_said_only_where_there_is_a_price(open_server: OpenServices) -> None:

@@ -23,8 +23,8 @@ from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.api.watches import require_library
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
+from comic_upscale.server.pages.choices import FACTORS, with_sizes
 from comic_upscale.server.pages.render import go_to, render
-from comic_upscale.server.pages.upload import FACTORS
 from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.roots import find_below
 from comic_upscale.server.services import Services
@@ -105,7 +105,7 @@ async def folder_page(
         request, "library.html", shown=shown, latest=latest, watched=watched,
         roots=[str(root.resolve()) for root in roots], page=page,
         pages=max(-(-shown.total // library.ON_A_PAGE), 1), factors=FACTORS, models=models,
-        presets=presets, form=form or {},
+        presets=with_sizes(presets), form=form or {},
         error=None if error is None else error.message, status=200 if error is None else error.status,
         headers=None if error is None else error.headers,
     )  # fmt: skip

@@ -12,8 +12,8 @@ from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.uploads import is_accepted
 from comic_upscale.server.pages.access import CurrentViewer
+from comic_upscale.server.pages.choices import FACTORS
 from comic_upscale.server.pages.render import render
-from comic_upscale.server.pages.upload import FACTORS
 from comic_upscale.server.trials import FEWEST, MOST
 
 router = page_router()

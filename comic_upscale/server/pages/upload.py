@@ -19,6 +19,7 @@ from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.estimates import seconds_per_byte, waiting_in
 from comic_upscale.server.pages.access import CurrentViewer
+from comic_upscale.server.pages.choices import FACTORS, devices_by_maker, with_sizes
 from comic_upscale.server.pages.render import render, seconds_text
 from comic_upscale.server.params import OPTION_FIELDS, FieldError, processing_settings, read_params
 from comic_upscale.server.quotas import quotas_of
@@ -30,7 +31,6 @@ router = page_router()
 IN_PARTS_FROM = 32 << 20
 """Bytes of all files of an upload from which on the page sends it in parts."""
 _Side: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
-FACTORS = ("1.5", "2", "2.5", "3", "4")
 EXTENSIONS = sorted(IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS)
 
 
@@ -55,7 +55,8 @@ async def show_upload(
     models = await catalogue.list_models(services, viewer.account)
     return render(
         request, "upload.html", **state, chosen_model=model, chosen_factor=factor if factor in FACTORS else "2.5",
-        factors=FACTORS, presets=presets["presets"], models=models["models"],
+        factors=FACTORS, presets=with_sizes(presets["presets"]), models=models["models"],
+        makers=devices_by_maker(),
         formats=_choices("format"), grays=_choices("gray"),
         extensions=settings.accepted_extensions or EXTENSIONS,
         max_bytes=settings.max_upload_size, max_files=settings.max_files,

@@ -8,7 +8,7 @@
   const maxPixels = Number(form.dataset.maxPixels);
   const isUsedUp = "isUsedUp" in form.dataset, bytesLeft = Number(form.dataset.bytesLeft ?? Infinity);
   const MOST_SHOWN = 300, MOST_SIZES = 200;
-  const NAMES = ["preset", "format", "model", "denoise", "gray", "levels", "neutral_paper", "quality", "width", "height", "paper", "dpi", "bleed"];
+  const NAMES = ["preset", "format", "model", "denoise", "gray", "levels", "neutral_paper", "quality", "width", "height", "paper", "dpi", "bleed", "fit_device"];
   let chosen = [], request = null, ask = 0, last = null, sizesAsk = 0, targets = new Map();
 
   const size = (bytes) => {
@@ -19,8 +19,9 @@
     }
   };
   const extension = (name) => name.split(".").pop().toLowerCase();
-  const factor = () => Number(form.querySelector('[name="factor"]:checked').value);
-  const other = () => ["width", "height", "paper"].some((name) => form.elements[name].value.trim());
+  // Empty if the preset decides.
+  const factor = () => form.querySelector('[name="factor"]:checked').value;
+  const other = () => ["width", "height", "paper", "fit_device"].some((name) => form.elements[name].value.trim());
 
   function add(files) {
     const names = new Set(chosen.map((each) => each.path));
@@ -108,6 +109,12 @@
     item.detail.classList.toggle("wrong", width * height > maxPixels);
   }
 
+  // A size in pixels, for print or for a screen takes the place of the factor.
+  function showFactors() {
+    by("factors").disabled = other();
+    by("size-elsewhere").hidden = !other();
+  }
+
   // The server says how large pages become: a size in pixels or for print gives each page its own factor.
   function askSizes() {
     clearTimeout(sizesAsk);
@@ -128,7 +135,7 @@
 
   function fields() {
     const found = NAMES.map((name) => [name, form.elements[name].value.trim()]).filter(([, value]) => value);
-    if (!other()) found.push(["factor", String(factor())]);
+    if (!other() && factor()) found.push(["factor", factor()]);
     return found;
   }
 
@@ -244,6 +251,7 @@
     event.target.value = "";
   });
   form.addEventListener("change", (event) => {
+    showFactors();
     askSizes();
     const said = (kind) => form.querySelector(`[data-${kind}="${CSS.escape(event.target.value)}"]`)?.textContent;
     if (event.target.id === "model") by("purpose").textContent = said("model") || "Presets suit most comics.";
@@ -278,5 +286,6 @@
     }
     return (await Promise.all(found.map(read))).flat();
   }
+  showFactors();
   show();
 })();
