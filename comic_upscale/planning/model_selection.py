@@ -66,7 +66,7 @@ def rule_models(settings: JobSettings) -> dict[str, str]:
             )
         of_page = settings.changed_for_page(rule.changes)
         try:
-            found[name] = registry.identify(replace(of_page, model=_network_of(name, settings))).digest
+            found[name] = registry.identify(replace(of_page, model=network_of(name, settings))).digest
         except (SettingsError, WeightsError) as error:
             raise type(error)(f"rule {number}: {error}") from None
     return found
@@ -77,10 +77,10 @@ def with_rule_networks(settings: JobSettings) -> JobSettings:
     if not registry.find_factory(settings.backend).uses_catalogue:
         return settings
     names = [rule.changes["model"] for rule in settings.rules if "model" in rule.changes]
-    return with_models(settings, {name: _network_of(name, settings) for name in names})
+    return with_models(settings, {name: network_of(name, settings) for name in names})
 
 
-def _network_of(model: str, settings: JobSettings) -> str:
+def network_of(model: str, settings: JobSettings) -> str:
     """Return the network of a family for the factor of a job; any other name is returned unchanged."""
     return in_family(model, _factor(settings))
 
@@ -119,7 +119,7 @@ def named_model(settings: JobSettings) -> SelectedModel | None:
         return None
     if not registry.find_factory(settings.backend).uses_catalogue:
         return SelectedModel(*registry.identify(settings))
-    model = _network_of(settings.model, settings)
+    model = network_of(settings.model, settings)
     identity = registry.identify(replace(settings, model=model))
     return SelectedModel(*identity, of_family=model != settings.model)
 

@@ -22,6 +22,7 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.models.weights import resolve_weights
+from comic_upscale.planning.model_selection import network_of
 from comic_upscale.server.files import FileStore, StoredFile, store_file
 from comic_upscale.server.pictures import DATA, LIST, PagePictures, Place, to_json
 from comic_upscale.settings.job import JobSettings
@@ -120,7 +121,7 @@ def with_score(tried: Tried, settings: JobSettings, opener: OpenEngines) -> Trie
 @contextmanager
 def _open(settings: JobSettings, opener: OpenEngines) -> Iterator[Engine]:
     weights = resolve_weights(
-        settings.model,
+        network_of(settings.model, settings),
         denoise=settings.denoise,
         folders=settings.weights_folders,
         cache=settings.weights_cache or Path(),

@@ -12,10 +12,12 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.models.catalogue import CATALOGUE, FAMILIES, family_of
 from comic_upscale.server import accounts, job_log, queue, workers
 from comic_upscale.server.api import admin_server
 from comic_upscale.server.database.schema import audit, users
 from comic_upscale.server.pages.app import ROUTERS
+from comic_upscale.server.pages.choices import WORDS
 from comic_upscale.server.services import Services
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.pages import csrf_of, pages_of, sign_in
@@ -507,6 +509,41 @@ def test_a_note_on_a_model_is_shown_where_one_is_chosen(services: Services, boss
     assert "scans." not in boss.get("/").text
     assert actions(services)[-2:] == ["model.note", "model.note"]
     assert post(boss, "/admin/models/none/note", note="x").status_code == 404
+
+
+def models_in(page: httpx.Response) -> list[str]:
+    menu = re.search(r'<select id="model".*?</select>', page.text, re.DOTALL)
+    return (
+        re.findall(r'value="([^"]+)"', menu[0])
+        if menu
+        else re.findall(r'name="models" value="(.*?)"', page.text)
+    )
+
+
+def test_menus_offer_families_in_place_of_their_networks(services: Services, boss: httpx.Client) -> None:
+    for path in ("/", "/try"):
+        assert models_in(boss.get(path))[:4] == [
+            "comic-best",
+            "comic-fast",
+            "comic-crisp",
+            "comic-compact-x3",
+        ]
+        assert set(models_in(boss.get(path))) == {*FAMILIES, *map(family_of, CATALOGUE.values())}
+        # No hint compares a model with one that only the makers know.
+        assert "the work of" not in boss.get(path).text
+    # A link of an older trial names a network.
+    assert '<option value="comic-best" selected>' in boss.get("/?model=comic-best-x2").text
+    assert 'value="comic-fast" checked' in boss.get("/try?models=comic-fast-x3&models=comic-crisp").text
+    # A note on a network is on its family. A family with a withdrawn network cannot be chosen, its other one can.
+    post(boss, "/admin/models/comic-best-x3/note", note="Best for old scans.")
+    assert "Best for old scans." in boss.get("/").text
+    assert post(boss, "/admin/models/comic-best-x2/demote").status_code == 303
+    assert models_in(boss.get("/"))[:3] == ["comic-fast", "comic-crisp", "comic-compact-x3"]
+    assert "comic-best-x3" in models_in(boss.get("/"))
+
+
+def test_every_model_of_the_catalogue_has_words_for_readers() -> None:
+    assert WORDS.keys() == {*FAMILIES, *map(family_of, CATALOGUE.values())}
 
 
 def test_jobs_of_one_user_are_listed(services: Services, boss: httpx.Client) -> None:

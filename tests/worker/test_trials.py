@@ -13,8 +13,12 @@ import httpx2 as httpx
 import pytest
 from PIL import Image
 
+from comic_upscale.engines.base import Engine
 from comic_upscale.errors import StorageError
 from comic_upscale.server.services import Services
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.sizes import Scale
+from comic_upscale.worker import trial_job
 from tests.conftest import REPOSITORY, draw
 from tests.fakes import NearestEngine
 from tests.server.conftest import client_of, make_key
@@ -161,3 +165,19 @@ def test_the_form_remembers_what_was_tried(services: Services) -> None:
         check_html(page)
         assert re.findall(r'name="models" value="([^"]+)" checked', page) == [BUNDLED]
         assert 'value="3" checked' in page
+
+
+@pytest.mark.parametrize(("factor", "network"), [(2.0, "comic-best-x2"), (3.0, "comic-best-x3")])
+def test_the_score_of_a_family_is_that_of_the_network_of_the_factor(
+    tmp_path: Path, factor: float, network: str
+) -> None:
+    settings = JobSettings(input=tmp_path, output=tmp_path / "out", model="comic-best", size=Scale(factor))
+    scored: list[str] = []
+
+    def opener(settings: JobSettings, weights: Any) -> list[Engine]:
+        scored.append(weights.model_name)
+        return [NearestEngine()]
+
+    with trial_job._open(settings, opener):
+        pass
+    assert scored == [network]

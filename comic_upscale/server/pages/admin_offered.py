@@ -18,6 +18,7 @@ from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.job_log import MOST_LINES
 from comic_upscale.server.overrides import CHANGEABLE
 from comic_upscale.server.pages.access import Admin, Viewer
+from comic_upscale.server.pages.choices import in_families, in_menu
 from comic_upscale.server.pages.forms import check_conflicts, typed_fields
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
@@ -203,9 +204,11 @@ async def models_page(
     listed = await admin_offered.list_models(services, admin.account)
     presets = await admin_offered.list_presets(services, admin.account)
     forms = {each["name"]: found for each in presets["presets"] if (found := _form_of(each)) is not None}
+    choices = in_families(model for model in listed["models"] if not model["is_demoted"])
+    shown = form or forms.get(preset) or {}
     return render(
-        request, "models.html", status=status, error=error, changeable=forms,
-        form=form or forms.get(preset) or {}, **listed, **presets, used=used,
+        request, "models.html", status=status, error=error, changeable=forms, choices=choices,
+        form=shown, chosen=in_menu(shown.get("model", ""), choices), **listed, **presets, used=used,
         most_bytes=admin_offered.MOST_MODEL_BYTES,
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.estimates import seconds_until_done
 from comic_upscale.server.jobs import Status, job_json
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
+from comic_upscale.server.pages.choices import in_families
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.pages.viewing import find_live, find_pictures, read_files, shared_job
 from comic_upscale.server.pictures import PagePictures
@@ -148,7 +149,9 @@ async def job_page(
     shown = suspects_first(pages, newest_first=bool(live))
     first = (part - 1) * SHOWN_AT_ONCE
     models = (
-        {"models": []} if is_shared else await catalogue.list_models(services, request.state.viewer.account)
+        []
+        if is_shared
+        else in_families((await catalogue.list_models(services, request.state.viewer.account))["models"])
     )
     template = "job_state.html" if wants_part(request) else "trial.html" if models_of(row) else "job.html"
     if models_of(row):
@@ -157,7 +160,7 @@ async def job_page(
         request, template, **state, base=base, factor=_factor(row),
         is_shared=is_shared, pages=shown[first : first + SHOWN_AT_ONCE], page_count=len(pages), part=part,
         parts=-(-len(pages) // SHOWN_AT_ONCE), suspects=sum(page.suspect is not None for page in pages),
-        models=models["models"], mark="?live=true" if live else "",
+        models=models, mark="?live=true" if live else "",
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.api.watches import require_library
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
-from comic_upscale.server.pages.choices import FACTORS, with_sizes
+from comic_upscale.server.pages.choices import FACTORS, in_families, with_sizes
 from comic_upscale.server.pages.render import go_to, render
 from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.roots import find_below
@@ -99,7 +99,7 @@ async def folder_page(
             watches.paths_watched(connection, paths),
         )
     )
-    models = (await catalogue.list_models(services, viewer.account))["models"]
+    models = in_families((await catalogue.list_models(services, viewer.account))["models"])
     presets = (await catalogue.list_presets(services, viewer.account))["presets"]
     return render(
         request, "library.html", shown=shown, latest=latest, watched=watched,

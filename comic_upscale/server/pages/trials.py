@@ -12,7 +12,7 @@ from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.uploads import is_accepted
 from comic_upscale.server.pages.access import CurrentViewer
-from comic_upscale.server.pages.choices import FACTORS
+from comic_upscale.server.pages.choices import FACTORS, in_families, in_menu
 from comic_upscale.server.pages.render import render
 from comic_upscale.server.trials import FEWEST, MOST
 
@@ -28,8 +28,12 @@ async def show_try(
     factor: Annotated[str, Query(max_length=16)] = "2",
 ) -> Response:
     """Show the form for a trial."""
-    offered = (await catalogue.list_models(services, viewer.account))["models"]
-    chosen = {each["name"] for each in offered[:2]} if models is None else set(models)
+    offered = in_families((await catalogue.list_models(services, viewer.account))["models"])
+    chosen = (
+        {each["name"] for each in offered[:2]}
+        if models is None
+        else {in_menu(name, offered) for name in models}
+    )
     return render(
         request, "try.html", models=offered, chosen=chosen, factors=FACTORS, factor=factor, fewest=FEWEST, most=MOST,
         max_bytes=services.settings.max_upload_size,

@@ -19,7 +19,7 @@ from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.estimates import seconds_per_byte, waiting_in
 from comic_upscale.server.pages.access import CurrentViewer
-from comic_upscale.server.pages.choices import FACTORS, devices_by_maker, with_sizes
+from comic_upscale.server.pages.choices import FACTORS, devices_by_maker, in_families, in_menu, with_sizes
 from comic_upscale.server.pages.render import render, seconds_text
 from comic_upscale.server.params import OPTION_FIELDS, FieldError, processing_settings, read_params
 from comic_upscale.server.quotas import quotas_of
@@ -52,11 +52,11 @@ async def show_upload(
     state = await services.database.read_async(read)
     free, settings = await services.monitor.free_percent(), services.settings
     presets = await catalogue.list_presets(services, viewer.account)
-    models = await catalogue.list_models(services, viewer.account)
+    models = in_families((await catalogue.list_models(services, viewer.account))["models"])
     return render(
-        request, "upload.html", **state, chosen_model=model, chosen_factor=factor if factor in FACTORS else "2.5",
-        factors=FACTORS, presets=with_sizes(presets["presets"]), models=models["models"],
-        makers=devices_by_maker(),
+        request, "upload.html", **state, chosen_model=in_menu(model, models),
+        chosen_factor=factor if factor in FACTORS else "2.5", factors=FACTORS,
+        presets=with_sizes(presets["presets"]), models=models, makers=devices_by_maker(),
         formats=_choices("format"), grays=_choices("gray"),
         extensions=settings.accepted_extensions or EXTENSIONS,
         max_bytes=settings.max_upload_size, max_files=settings.max_files,
