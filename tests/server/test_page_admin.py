@@ -104,12 +104,18 @@ def test_the_dashboard_counts(services: Services, boss: httpx.Client) -> None:
 def test_the_queue_is_paused_by_a_form(services: Services, boss: httpx.Client) -> None:
     assert post(boss, "/admin/queue", action="pause").headers["location"] == "/admin?notice=queue"
     assert services.database.read(queue.is_paused)
+    # Whoever waits for a job is told why nothing happens.
+    told, job = "An administrator has paused the queue.", upload(boss)
+    for path in (f"/jobs/{job}", "/", "/try"):
+        assert told in boss.get(path).text
     assert "The queue is paused" in boss.get("/admin").text
     post(boss, "/admin/queue", action="maintenance")
     assert "takes no uploads" in boss.get("/").text
     post(boss, "/admin/queue", action="resume")
     post(boss, "/admin/queue", action="open")
     assert not services.database.read(queue.is_paused)
+    for path in (f"/jobs/{job}", "/"):
+        assert told not in boss.get(path).text
     assert post(boss, "/admin/queue", action="explode").status_code == 400
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from fastapi import Form, Query, Request, Response
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server import accounts, jobs, pictures
+from comic_upscale.server import accounts, jobs, pictures, queue
 from comic_upscale.server.api import catalogue, job_actions
 from comic_upscale.server.api import jobs as jobs_api
 from comic_upscale.server.api.access import Server
@@ -244,7 +244,9 @@ def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     originals = jobs.files_of(connection, "original", upload_id=row["upload_id"]) if row["upload_id"] else []
     results = jobs.files_of(connection, "result", job_id=row["id"])
     found = pictures.files_of_job(connection, row["id"])
-    waits = row["status"] in ("queued", "running")
+    # No time can be told while the queue is paused.
+    is_paused = row["status"] == "queued" and queue.is_paused(connection)
+    waits = row["status"] in ("queued", "running") and not is_paused
     return {
         "job": dict(row),
         "shown": job_json(connection, row),
@@ -252,5 +254,6 @@ def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
         "results": results,
         "has_report": bool(jobs.files_of(connection, "report", job_id=row["id"])),
         "has_pictures": found.list is not None,
+        "is_paused": is_paused,
         "wait": seconds_until_done(connection, row) if waits else None,
     }

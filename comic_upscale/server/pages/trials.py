@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Query, Request, Response
 
 from comic_upscale.imaging.formats import IMAGE_EXTENSIONS
+from comic_upscale.server import queue
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
@@ -34,8 +35,9 @@ async def show_try(
         if models is None
         else {in_menu(name, offered) for name in models}
     )
+    paused = await services.database.read_async(queue.is_paused)
     return render(
-        request, "try.html", models=offered, chosen=chosen, factors=FACTORS, factor=factor, fewest=FEWEST, most=MOST,
-        max_bytes=services.settings.max_upload_size,
+        request, "try.html", paused=paused, models=offered, chosen=chosen, factors=FACTORS, factor=factor,
+        fewest=FEWEST, most=MOST, max_bytes=services.settings.max_upload_size,
         extensions=sorted(each for each in IMAGE_EXTENSIONS if is_accepted(services, f"page.{each}")),
     )  # fmt: skip

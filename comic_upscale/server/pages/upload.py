@@ -47,7 +47,11 @@ async def show_upload(
 
     def read(connection: Connection) -> dict[str, Any]:
         quotas = quotas_of(connection, user_id)
-        return {"maintenance": queue.in_maintenance(connection), "quotas": quotas}
+        return {
+            "maintenance": queue.in_maintenance(connection),
+            "paused": queue.is_paused(connection),
+            "quotas": quotas,
+        }
 
     state = await services.database.read_async(read)
     free, settings = await services.monitor.free_percent(), services.settings

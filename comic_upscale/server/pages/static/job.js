@@ -88,5 +88,10 @@
     });
   }
   follow();
+  // No event tells that other jobs have gone, or that the queue was paused.
+  setInterval(() => {
+    const state = document.getElementById("state");
+    if (state.dataset.status === "queued" && !document.hidden) htmx.trigger(state, "refresh");
+  }, 15000);
   addEventListener("pagehide", () => source.close());
 })();
