@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,8 @@ from comic_upscale.engines.base import Batch, KeptOpen, Upscaled, batches_at_onc
 from comic_upscale.errors import DeviceError
 from comic_upscale.execution.base import PageUpscaled
 from comic_upscale.execution.local.devices import Devices
+from comic_upscale.execution.local.pipeline import Pipeline
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.settings.job import JobSettings
 from tests.execution.test_lost_device import COUNT, check_all, fails_from, on_device, outcomes_of
 from tests.execution.test_lost_device import settings as settings  # the fixture
@@ -122,6 +127,31 @@ def test_a_device_lost_while_its_second_batch_is_awaited_is_not_asked_again(sett
     kept = on_device(1, NearestEngine(pause(0.02)))
     check_all(outcomes_of(settings, lost, kept)[0])
     assert len(lost.batches) == 1
+
+
+def test_a_lost_device_has_no_work_when_its_batch_is_put_back(
+    settings: JobSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `BatchAssembler.take` says, so that what waits for an idle device looks again at the right time."""
+    devices = Devices([on_device(index, NearestEngine()) for index in range(2)])
+    assert devices.give_up(0)
+    tools: Any = SimpleNamespace(
+        settings=settings,
+        networks=SimpleNamespace(base=devices, batch_limit=lambda *_: 1),
+        workers=SimpleNamespace(count=1),
+    )
+    pipeline = Pipeline(tools, StopRequest())
+    in_progress: list[int] = []
+    monkeypatch.setattr(
+        pipeline._assembler, "put_back", lambda *_: in_progress.append(pipeline._in_progress[0])
+    )
+    page: Any = SimpleNamespace(network=("any", None), size=(8, 8), batch_key="any")
+    pipeline._assembler.add(page.batch_key, page)
+    try:
+        asyncio.run(pipeline._upscale(0))
+    finally:
+        devices.close()
+    assert in_progress == [0]
 
 
 def test_the_last_device_that_is_lost_with_two_batches_ends_the_run(settings: JobSettings) -> None:

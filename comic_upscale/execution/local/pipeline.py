@@ -183,14 +183,16 @@ class Pipeline:
         pages: list[PageInFlight] = []
         try:
             while pages := await self._next_batch(engine_index):
+                # It may have been lost with another batch, while this one was awaited.
+                was_lost = not devices.works(engine_index)
                 try:
-                    if not devices.works(engine_index):
-                        # It was lost with another batch, while this one was awaited.
-                        self._assembler.put_back(pages[0].batch_key, pages)
-                        return
-                    await self._process_batch(engine_index, pages)
+                    if not was_lost:
+                        await self._process_batch(engine_index, pages)
                 finally:
                     self._in_progress[engine_index] -= 1
+                if was_lost:
+                    self._assembler.put_back(pages[0].batch_key, pages)
+                    return
                 self._assembler.done()
                 pages = []
                 if not devices.works(engine_index):
