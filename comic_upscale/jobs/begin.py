@@ -184,11 +184,12 @@ def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | Non
 
 
 async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int, executor: Executor) -> None:
-    """Record a heartbeat for other hosts, also during downloads and loading. Ledger errors are reported elsewhere."""
-    with contextlib.suppress(ComicUpscaleError):
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            within = [asdict(page) for page in executor.activity.within.values()]
+    """Record heartbeats for other hosts, also during downloads and loading. Ledger errors are reported elsewhere."""
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        within = [asdict(page) for page in executor.activity.within.values()]
+        # Not around the loop: the ledger may have been busy for a moment, and the run goes on.
+        with contextlib.suppress(ComicUpscaleError):
             await on_ledger(ledger.heartbeat, run_id, json.dumps(within) if within else None)
 
 
