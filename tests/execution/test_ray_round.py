@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -362,6 +362,95 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
         with pytest.raises(RemoteError, match="no Ray cluster answers at"):
             pools.connect(RayOptions(address=address))
+
+
+class FakeRay:
+    """The functions of Ray for a connection, of which a process has at most one."""
+
+    def __init__(self) -> None:
+        self.address: str | None = None
+
+    def init(self, address: str, **_: object) -> None:
+        assert self.address is None
+        self.address = address
+
+    def is_initialized(self) -> bool:
+        return self.address is not None
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"GPU": 1.0}
+
+    def shutdown(self) -> None:
+        self.address = None
+
+
+@pytest.fixture
+def fake_ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    monkeypatch.setattr(pools, "import_ray", lambda: fake)
+    monkeypatch.setattr(pools, "_users", 0)
+    return fake
+
+
+@pytest.fixture
+def addresses() -> Iterator[tuple[str, str]]:
+    """Two addresses where something answers."""
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        yield f"127.0.0.1:{first.getsockname()[1]}", f"127.0.0.1:{second.getsockname()[1]}"
+
+
+def on_cluster(address: str) -> RayExecutor:
+    return RayExecutor(RayOptions(address=address), lambda *_: [NearestEngine()])
+
+
+def test_a_run_on_another_cluster_after_one_with_model_auto_uses_that_cluster(
+    fake_ray: FakeRay, addresses: tuple[str, str]
+) -> None:
+    settings: Any = SimpleNamespace(device="auto")
+
+    async def work() -> None:
+        for address in addresses:
+            executor = on_cluster(address)
+            # For `--model auto`, before it is opened.
+            assert await executor.has_accelerator(settings, lambda event: None)
+            await executor._connect()
+            assert fake_ray.address == address
+            await executor.close()
+            assert fake_ray.address is None
+
+    asyncio.run(work())
+
+
+def test_two_runs_share_a_connection_and_another_cluster_is_refused_meanwhile(
+    fake_ray: FakeRay, addresses: tuple[str, str]
+) -> None:
+    async def work() -> None:
+        one, two, other = (on_cluster(address) for address in (addresses[0], *addresses))
+        await one._connect()
+        await two._connect()
+        with pytest.raises(RemoteError, match=f"connected to the Ray cluster at {addresses[0]}"):
+            await other._connect()
+        await other.close()
+        await one.close()
+        assert fake_ray.address == addresses[0]
+        await two.close()
+        await other._connect()
+        assert fake_ray.address == addresses[1]
+        await other.close()
+
+    asyncio.run(work())
+
+
+def test_a_connection_of_the_caller_stays(fake_ray: FakeRay, addresses: tuple[str, str]) -> None:
+    fake_ray.init(addresses[0])
+
+    async def work() -> None:
+        executor = on_cluster(addresses[0])
+        await executor._connect()
+        await executor.close()
+
+    asyncio.run(work())
+    assert fake_ray.address == addresses[0]
 
 
 def test_a_run_writes_and_deletes_below_a_name_of_its_own(

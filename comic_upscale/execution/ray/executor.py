@@ -147,7 +147,9 @@ class RayExecutor:
             self._has_connected = False
 
     async def _connect(self) -> None:
-        self._has_connected |= await asyncio.to_thread(pools.connect, self._options)
+        """Connect once: `close` disconnects once."""
+        if not self._has_connected:
+            self._has_connected = await asyncio.to_thread(pools.connect, self._options)
 
     async def _sweep(self) -> None:
         """Delete the outputs that do not count. The actors have ended."""

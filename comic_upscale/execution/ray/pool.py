@@ -39,6 +39,8 @@ _CLOSE_SECONDS = 5.0
 
 _users = 0
 """Runs of this process that use the connection to the cluster; there can be only one connection."""
+_address = ""
+"""Where that connection leads, as long as there are users."""
 _connecting = threading.Lock()
 
 
@@ -87,17 +89,23 @@ def connect(options: RayOptions) -> bool:
     """Connect to the cluster, unless the caller has; return whether `disconnect` is needed.
 
     Raises:
-        RemoteError: there is no such cluster.
+        RemoteError: there is no such cluster, or other runs of this process use another one.
         SettingsError: Ray is not installed.
     """
-    global _users
+    global _users, _address
     ray = import_ray()
     with _connecting:
         if ray.is_initialized() and not _users:
             # The caller has connected, and disconnects.
             return False
+        if _users and options.address != _address:
+            raise RemoteError(
+                f"this process is connected to the Ray cluster at {_address} until its runs there end: run the job at "
+                f"{options.address} after them, or in another process"
+            )
         if not _users:
             _init(ray, options)
+            _address = options.address
         _users += 1
         return True
 
