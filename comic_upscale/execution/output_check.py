@@ -14,12 +14,11 @@ import numpy as np
 from comic_upscale.engines.pages import prepare
 from comic_upscale.errors import PageError
 from comic_upscale.execution.quality_gate import QualityGate, recorded_scores
+from comic_upscale.execution.received_output import find_fault
 from comic_upscale.execution.remote_host import RemotePageResult
 from comic_upscale.gate.verdict import Bounds, Verdict, default_bounds, judge
-from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode, read_header
 from comic_upscale.imaging.encode import check_encoded
-from comic_upscale.imaging.formats import recognise
 from comic_upscale.imaging.gray import to_gray
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shape import decode_page
@@ -96,17 +95,10 @@ def check_file(data: bytes, page: RemotePageResult, format: FormatName) -> None:
     """
     if len(data) != page.size or hashlib.sha256(data).hexdigest() != page.sha256:
         raise _refuse("the downloaded file differs from the one that the remote machine recorded")
-    wanted = FORMATS[format]
-    found = recognise(data[:64])
-    if found != wanted.recognised_as:
-        raise _refuse(f"the remote machine returned {found or 'something else'} in place of {wanted.title}")
-    # A small file can hold a huge picture, many pictures, or samples of any number.
-    header = read_header(data)
     size = (page.output_width, page.output_height)
-    if (header.width, header.height) != size:
-        raise _refuse(f"the remote machine returned a picture of {header.width}x{header.height} pixels")
-    if header.frames != 1 or header.samples > 4:
-        raise _refuse("the remote machine returned a file that is no page")
+    # Before it is decoded: a small file can hold a huge picture.
+    if (fault := find_fault(data, size, format)) is not None:
+        raise _refuse(f"the remote machine returned {fault}")
     check_encoded(data, size)
 
 

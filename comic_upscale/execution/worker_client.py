@@ -17,7 +17,6 @@ from typing import Any
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.registry import OpenEngines, find_factory
 from comic_upscale.errors import DeviceError, SettingsError
-from comic_upscale.execution.arrival import check_arrived
 from comic_upscale.execution.base import (
     Activity,
     Executor,
@@ -28,6 +27,7 @@ from comic_upscale.execution.base import (
     as_page_error,
 )
 from comic_upscale.execution.events import Listener, Preparing
+from comic_upscale.execution.received_output import check_received
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.execution.worker_protocol import (
     TASK_FIELDS,
@@ -275,7 +275,7 @@ class _Round:
             raise ProtocolError("it sent an outcome of a page that it does not have")
         if isinstance(outcome, PageUpscaled):
             try:
-                await asyncio.to_thread(check_arrived, outcome, task.format, "it")
+                await asyncio.to_thread(check_received, outcome, task.format, "it")
             except DeviceError as error:
                 raise ProtocolError(str(error)) from error
         return outcome

@@ -262,10 +262,10 @@ def as_facts(**changed: object) -> Callable[[dict[str, Any], bytes], tuple[dict[
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (as_other_bytes(b""), "something else than a page"),
-        (as_other_bytes(b"<html>a proxy</html>"), "something else than a page"),
-        (as_other_bytes(picture(1, (7, 9))), "7x9 pixels in place of png of 80x100"),
-        (as_other_bytes(picture(1, (80, 100), "JPEG")), "JPEG of 80x100 pixels in place of png"),
+        (as_other_bytes(b""), "something else in place of PNG"),
+        (as_other_bytes(b"<html>a proxy</html>"), "in place of PNG"),
+        (as_other_bytes(picture(1, (7, 9))), "7x9 pixels in place of 80x100"),
+        (as_other_bytes(picture(1, (80, 100), "JPEG")), "JPEG in place of PNG"),
         (lambda fields, data: (fields, data[:-1]), "arrived damaged"),
         (as_facts(row_id=9999), "a page that it does not have"),
         (as_facts(row_id=None), "a page that it does not have"),

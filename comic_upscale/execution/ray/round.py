@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
-from comic_upscale.execution.arrival import check_arrived
 from comic_upscale.execution.base import (
     CRASH,
     Activity,
@@ -28,6 +27,7 @@ from comic_upscale.execution.ray import pool as pools
 from comic_upscale.execution.ray.actor import ActorTask
 from comic_upscale.execution.ray.page_server import PageServer
 from comic_upscale.execution.ray.pool import Actor, ActorPool
+from comic_upscale.execution.received_output import check_received
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.execution.worker_protocol import Frame, error_of, outcome_of
 from comic_upscale.settings.paths import MARKER_FOLDER
@@ -205,7 +205,7 @@ class Round:
             )
             outcome = self._read_answer(said, key, actor)
             if isinstance(outcome, PageUpscaled) and outcome.stored is None:
-                await asyncio.to_thread(check_arrived, outcome, task.format, "an actor")
+                await asyncio.to_thread(check_received, outcome, task.format, "an actor")
             return outcome
         finally:
             self._server.tasks.pop(key, None)
