@@ -67,7 +67,7 @@ ONLY = {
     "httpx2": {"client"},
     "boto3": {"provisioning/aws.py"},
     "botocore": {"provisioning/aws.py"},
-    "ray": {"execution"},
+    "ray": {"execution/ray/pool.py"},
     "typer": {"commands", "cli"},
     "diffusers": {"engines/diffusion/embeddings.py", "engines/diffusion/loading.py"},
     "google": {"engines/imagen/client.py"},
