@@ -38,20 +38,33 @@ def create_key(
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the key.")],
     owner: Annotated[
         str | None,
-        typer.Option("--user", metavar="NAME", help="Owner of the key. Default: a user with the key's name."),
+        typer.Option(
+            "--user",
+            metavar="NAME",
+            help="Owner of the key. Default: a user with the key's name, who is created.",
+        ),
     ] = None,
     admin: Annotated[bool, typer.Option("--admin", help="The key may administer the server.")] = False,
 ) -> None:
     """Create an API key and print it. It is shown only once."""
-    with _database(where, may_create=True) as database:
-        typer.echo(database.write(lambda connection: _create_key(connection, name, owner or name, admin)))
+    with _database(where, may_create=owner is None) as database:
+        text, whose = database.write(lambda connection: _create_key(connection, name, owner, admin))
+    typer.echo(whose, err=True)
+    typer.echo(text)
 
 
-def _create_key(connection: Any, name: str, owner: str, admin: bool) -> str:
+def _create_key(connection: Any, name: str, given: str | None, admin: bool) -> tuple[str, str]:
+    """Create a key, and return it with a sentence about its owner."""
     from comic_upscale.server import accounts, audit, keys
 
     role: Role = "admin" if admin else "user"
+    owner = given or name
     found = accounts.find_user(connection, owner)
+    if found is None and given is not None:
+        raise InputError(
+            f"there is no user {given}: create one with `comic-upscale server user create`, or leave --user out for a "
+            f"user named {name}"
+        )
     if found is not None and found["role"] == "anonymous":
         raise SettingsError(f"the user {owner} cannot have keys: choose another --user")
     if found is not None and admin and found["role"] != "admin":
@@ -64,7 +77,8 @@ def _create_key(connection: Any, name: str, owner: str, admin: bool) -> str:
     scopes = accounts.scopes_of(role)
     new = keys.create_key(connection, user_id, name, scopes)
     audit.record(connection, None, "key.create", new.id, name=name, user=owner, scopes=sorted(scopes))
-    return new.text
+    made = f"Created the user {owner} without a password: the key" if found is None else "The key"
+    return new.text, f"{made} and the jobs sent with it belong to {'this user' if found is None else owner}."
 
 
 @key.command("list")

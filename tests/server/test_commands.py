@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.server import accounts
 from comic_upscale.server.database.schema import audit
 from comic_upscale.server.services import Services, open_services
 from comic_upscale.server.settings import ServerSettings
@@ -104,6 +105,25 @@ def test_what_needs_a_database_creates_none(
     said = run(tmp_path, *words, "--data", tmp_path / "mistyped", code=2)
     assert f"there is no database of a server at {tmp_path / 'mistyped'}" in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_says_whose_it_is_and_a_mistyped_owner_is_refused(
+    open_server: OpenServices, tmp_path: Path
+) -> None:
+    services = open_server()
+    create = ("server", "key", "create", "--data", services.settings.data, "--name", "laptop")
+    assert "there is no user nobody" in run(tmp_path, *create[1:], "--user", "nobody", code=3)
+    assert services.database.read(lambda c: accounts.find_user(c, "nobody")) is None
+    said = invoke_here(tmp_path, *create).stderr
+    assert (
+        "Created the user laptop without a password: the key and the jobs sent with it belong to this user."
+        in said
+    )
+    assert "The key and the jobs sent with it belong to laptop." in invoke_here(tmp_path, *create).stderr
+    assert actions(services) == ["user.create", "key.create", "key.create"]
+    # A mistyped folder is no new server either.
+    run(tmp_path, "key", "create", "--data", tmp_path / "no", "--name", "x", "--user", "ann", code=2)
+    assert not (tmp_path / "no").exists()
 
 
 def test_the_address_of_a_database_has_no_password(tmp_path: Path) -> None:
