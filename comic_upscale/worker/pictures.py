@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.evaluation.picture import WHITE, as_image, flatten
 from comic_upscale.imaging.color import profile_space
-from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.decode import decode, read_header
 from comic_upscale.imaging.formats import IMAGE_EXTENSIONS, extension_of
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
 from comic_upscale.ledger.queries import read_done_pages
@@ -34,6 +34,13 @@ MOST_PAGES = 5000
 """Pages of a job that get pictures."""
 MOST_PIXELS = 400_000_000
 """Larger pages get none."""
+FAILED, NOT_SHOWN, NO_ORIGINAL = (
+    "This page failed",
+    "This page cannot be shown",
+    "Its original cannot be shown",
+)
+"""Notes on pages without all pictures. The first two are also drawn in their places."""
+_SHEET = (720, 1080)
 _LONGEST_WEBP = 16_383
 _LARGEST_PROFILE = 8192
 _SIGNATURES = (
@@ -79,7 +86,7 @@ def store_pictures(
 ) -> list[tuple[str, StoredFile]]:
     """Store the pictures of a finished job, and return the kinds and files: the list, and the bytes.
 
-    A page that cannot be shown is left out. Without any page, nothing is stored.
+    A page that cannot be decoded keeps its place and its number. Without any page, nothing is stored.
 
     Args:
         store: of the server.
@@ -107,6 +114,7 @@ def store_pictures(
                 )
             except UNREADABLE as error:
                 log.warning("no pictures of %s: %s", result.name, error)
+                pages.append(_result_alone(result, by_name.get(result.name), sources, blob))
             if len(pages) >= MOST_PAGES:
                 break
         if not pages:
@@ -201,6 +209,48 @@ def make_pictures(
         before_size=None if before is None else shown.size,
         suspect=None if row is None else row.get("suspect") or None,
     )
+
+
+def _result_alone(
+    result: _Result, row: Mapping[str, Any] | None, sources: Sources, blob: Blob
+) -> PagePictures:
+    """Return a page of which not all pictures can be made. Its original may be gone, or too large."""
+    if row is None:
+        return _page_without_pictures(result, FAILED, blob)
+    try:
+        page = make_pictures(result.name, result.read(), None, sources, blob, place=result.place)
+        page = replace(page, suspect=row.get("suspect") or None, note=NO_ORIGINAL)
+    except UNREADABLE:
+        page = _page_without_pictures(result, NOT_SHOWN, blob)
+    return replace(page, name=str(row["source"]))
+
+
+def _page_without_pictures(result: _Result, words: str, blob: Blob) -> PagePictures:
+    """Return a page whose pictures cannot be made: the file itself where a browser may show it, or a sheet with words.
+
+    A page that failed is its original here, such as a JPEG that ends early: browsers show what there is of it.
+    """
+    sheet = after = blob.add(_webp(_draw_sheet(words), 80), "image/webp")
+    size = _SHEET
+    try:
+        data = result.read()
+        header, media_type = read_header(data), media_type_of(data)
+        if media_type is not None and header.width * header.height <= MOST_PIXELS:
+            size = header.width, header.height
+            place = result.place
+            after = blob.add(data, media_type) if place is None else replace(place, media_type=media_type)
+    except UNREADABLE:
+        # The log has the reason already.
+        pass
+    return PagePictures(name=result.name, size=size, thumb=sheet, after=after, note=words)
+
+
+def _draw_sheet(words: str) -> Image.Image:
+    """Return a page with some words in its middle."""
+    sheet = Image.new("L", _SHEET, 235)
+    middle = (_SHEET[0] // 2, _SHEET[1] // 2)
+    ImageDraw.Draw(sheet).text(middle, words, fill=60, font=ImageFont.load_default(48), anchor="mm")
+    return sheet
 
 
 def media_type_of(data: bytes) -> str | None:

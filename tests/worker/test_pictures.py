@@ -20,7 +20,7 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import default_ledger
 from comic_upscale.settings.sizes import Bounds
 from comic_upscale.worker.members import find_members
-from comic_upscale.worker.pictures import media_type_of, store_pictures
+from comic_upscale.worker.pictures import FAILED, NO_ORIGINAL, media_type_of, store_pictures
 from tests.conftest import draw
 from tests.fakes import NearestEngine
 
@@ -105,12 +105,47 @@ def test_pages_of_a_volume_are_found_inside_it(tmp_path: Path) -> None:
     stored = Stored(tmp_path, scale=2, format="webp")
     (volume,) = stored.results
     names = [page.name for page in stored.pages]
-    assert [name.rsplit("/", 1)[-1] for name in names] == ["1.png", "2.png", "10.png"]
+    assert [name.rsplit("/", 1)[-1] for name in names] == ["1.png", "2.png", "3.png", "10.png"]
+    upscaled = [page for page in stored.pages if page.note is None]
     with zipfile.ZipFile(tmp_path / "out" / volume) as archive:
-        for number, page in zip((1, 2, 10), stored.pages, strict=True):
+        for number, page in zip((1, 2, 10), upscaled, strict=True):
             assert page.after.result == 0
             assert stored.read(page.after) == archive.read(f"p/{number}.webp")
             assert stored.read(page.before) == (tmp_path / f"{number}.png").read_bytes()
+
+
+def test_a_page_that_failed_keeps_its_place_and_its_number(tmp_path: Path) -> None:
+    with Image.open(draw(tmp_path / "page.png", 1, size=(400, 640))) as image:
+        image.save(tmp_path / "page.jpg", quality=90)
+    whole = (tmp_path / "page.jpg").read_bytes()
+    cut = whole[: len(whole) // 2]
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "in" / "broken.cbz", "w") as archive:
+        for name, content in (
+            ("001.jpg", whole),
+            ("002.jpg", cut),
+            ("003.jpg", b"\xff\xd8\xffnot"),
+            ("004.jpg", whole),
+        ):
+            archive.writestr(name, content)
+    stored = Stored(tmp_path, scale=2)
+    assert [page.name for page in stored.pages] == [f"broken.cbz/00{number}.jpg" for number in (1, 2, 3, 4)]
+    assert [page.note for page in stored.pages] == [None, FAILED, FAILED, None]
+    _, early, unreadable, _ = stored.pages
+    # A browser shows what there is of the first one. Of the second one, nothing can be shown but words.
+    assert stored.read(early.after) == cut and early.size == (400, 640) and early.before is None
+    assert unreadable.after == unreadable.thumb and size_of(stored.read(unreadable.after)) == unreadable.size
+    assert size_of(stored.read(early.thumb)) == unreadable.size
+
+
+def test_a_result_whose_original_has_changed_is_shown(tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "1.png", 1, size=(40, 60))
+    stored = Stored(tmp_path, scale=2)
+    draw(tmp_path / "in" / "1.png", 2, size=(50, 60))
+    stored.files = dict(store_pictures(stored.store, "pictures/1/2", stored.output, stored.results))
+    (page,) = stored.pages
+    assert page.size == (80, 120) and page.note == NO_ORIGINAL
+    assert stored.read(page.after) == (stored.output / "1.png").read_bytes()
 
 
 @pytest.mark.parametrize(("format", "extension"), [("tiff", "tif"), ("jxl", "jxl")])
