@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import ComicUpscaleError
-from comic_upscale.server import queue, resumable
+from comic_upscale.server import queue, resumable, spent
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files, idempotency, jobs, now_ms, sessions, uploads, workers
 from comic_upscale.server.files import FileStore
@@ -184,12 +184,14 @@ def _delete_some(connection: Connection) -> tuple[list[str], int]:
         keys += connection.scalars(
             sa.delete(files).where(files.c.upload_id.in_(unused)).returning(files.c.storage_key)
         )
+        spent.keep_uploads(connection, unused)
         connection.execute(sa.delete(uploads).where(uploads.c.id.in_(unused)))
     return keys, len(expired) + len(unused)
 
 
 def _delete_old_rows(connection: Connection) -> None:
     queue.set_aside(connection)
+    spent.forget_old(connection)
     connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now_ms() - KEEP_MS))
     connection.execute(sa.delete(sessions).where(sessions.c.expires_at < now_ms()))
     # A server whose worker is drained must not forget that.

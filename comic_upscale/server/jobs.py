@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import DatabaseError
+from comic_upscale.server import spent
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import NOW, files, jobs, models, now_ms, pieces, uploads
@@ -206,6 +207,8 @@ def discard_files(database: Database, store: FileStore, stored: Iterable[StoredF
 def delete_job(connection: Connection, job_id: str) -> list[str] | None:
     """Delete an ended or queued job with its files, and its upload if no other job uses it.
 
+    What it took of the daily limits stays counted.
+
     Returns the keys of the files, which the caller deletes from the storage after the commit. None if the job runs.
     """
     row = connection.execute(
@@ -215,10 +218,12 @@ def delete_job(connection: Connection, job_id: str) -> list[str] | None:
         return None
     (upload_id,) = row
     keys = _take_keys(connection, files.c.job_id == job_id)
+    spent.keep_job(connection, job_id)
     connection.execute(sa.delete(jobs).where(jobs.c.id == job_id))
     used = sa.select(jobs.c.id).where(jobs.c.upload_id == upload_id).limit(1)
     if upload_id is not None and connection.execute(used).first() is None:
         keys += _take_keys(connection, files.c.upload_id == upload_id)
+        spent.keep_uploads(connection, [upload_id])
         connection.execute(sa.delete(uploads).where(uploads.c.id == upload_id))
     return keys
 

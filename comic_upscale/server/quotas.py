@@ -11,14 +11,14 @@ from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server.accounts import Account
-from comic_upscale.server.database.schema import jobs, now_ms, uploads, users
+from comic_upscale.server.database.schema import jobs, now_ms, spent, uploads, users
+from comic_upscale.server.spent import DAY_MS
 
-_DAY_MS = 86_400_000
 _LIMITS = sa.select(
     users.c.bytes_per_day,
     users.c.pages_per_day,
     users.c.pixels_per_day,
-    (now_ms() - _DAY_MS).label("day_ago"),
+    (now_ms() - DAY_MS).label("day_ago"),
 ).where(users.c.id == sa.bindparam("user_id"))
 
 Kind: TypeAlias = Literal["bytes", "pages", "pixels"]
@@ -100,27 +100,37 @@ def check_quotas(connection: Connection, account: Account, size: int) -> None:
 
 
 def _quota(connection: Connection, user_id: str, kind: Kind, most: int, day_ago: int) -> Quota:
-    table, amount = _COUNTED[kind]
-    total = sa.select(sa.func.coalesce(sa.func.sum(amount), 0)).where(
-        table.c.owner_id == user_id, table.c.created_at > day_ago
-    )
+    counted = _counted(user_id, kind, day_ago)
+    total = sa.select(sa.func.coalesce(sa.func.sum(counted.c.amount), 0))
     used = int(connection.scalar(total) or 0)
     seconds = _seconds_until(connection, user_id, kind, most - 1) if used >= most else None
     return Quota(kind, most, used, seconds)
 
 
+def _counted(user_id: str, kind: Kind, day_ago: int) -> sa.Subquery:
+    """Return what counts, with its time: of the jobs and uploads of a user, and of those that were deleted."""
+    kept, amount = _COUNTED[kind]
+    parts = [
+        sa.select(table.c.created_at, column.label("amount")).where(
+            table.c.owner_id == user_id, table.c.created_at > day_ago
+        )
+        for table, column in ((kept, amount), (spent, spent.c[kind]))
+    ]
+    return sa.union_all(*parts).subquery()
+
+
 def _seconds_until(connection: Connection, user_id: str, kind: Kind, most: int) -> int | None:
     """Return the seconds until no more than some amount counts; None if that time never comes."""
-    table, amount = _COUNTED[kind]
     now = connection.scalar(sa.select(now_ms())) or 0
+    counted = _counted(user_id, kind, now - DAY_MS)
     newest_first = (
-        sa.select(table.c.created_at, amount)
-        .where(table.c.owner_id == user_id, table.c.created_at > now - _DAY_MS, amount > 0)
-        .order_by(table.c.created_at.desc())
+        sa.select(counted.c.created_at, counted.c.amount)
+        .where(counted.c.amount > 0)
+        .order_by(counted.c.created_at.desc())
     )
     exceeding = _first_exceeding(connection.execute(newest_first), most)
     # All of it must count no more before something is free: the newest ones may stay.
-    return None if exceeding is None else max((exceeding + _DAY_MS - now + 999) // 1000, 1)
+    return None if exceeding is None else max((exceeding + DAY_MS - now + 999) // 1000, 1)
 
 
 def _first_exceeding(rows: Iterable[Any], most: int) -> int | None:

@@ -9,8 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server.database.schema import files, jobs, now_ms, users
+from comic_upscale.server.database.schema import files, jobs, now_ms, spent, users
 from comic_upscale.server.jobs import Status
+from comic_upscale.server.spent import DAY_MS
 
 WINDOW = 10_000
 """Jobs among which one request looks for a part of a title. Any index for it would cost more with each upload."""
@@ -89,25 +90,29 @@ def with_pictures(connection: Connection, job_ids: Sequence[str]) -> set[str]:
 
 
 def figures_of_day(connection: Connection) -> dict[str, Any]:
-    """Return what the jobs that ended in the last 24 hours did.
+    """Return what the jobs that ended in the last 24 hours did, also those that were deleted since.
 
     ``completed``, ``failed`` and ``canceled`` count jobs, ``pages`` finished pages; ``seconds`` is the average time
     of a completed job, None without one. ``worked`` is the time of all of them together in seconds.
     """
-    day_ago = now_ms() - 86_400_000
+    day_ago = now_ms() - DAY_MS
+    parts = [
+        sa.select(table.c.status, table.c.pages_done, table.c.seconds).where(
+            *recent, table.c.finished_at > day_ago
+        )
+        # Every change of a job sets this time, and it has an index.
+        for table, recent in ((jobs, [jobs.c.updated_at > day_ago]), (spent, []))
+    ]
+    ended = sa.union_all(*parts).subquery()
     row = connection.execute(
         sa.select(
             *(
-                sa.func.count().filter(jobs.c.status == status).label(status)
+                sa.func.count().filter(ended.c.status == status).label(status)
                 for status in ("completed", "failed", "canceled")
             ),
-            sa.func.coalesce(sa.func.sum(jobs.c.pages_done), 0).label("pages"),
-            sa.func.avg(jobs.c.seconds).filter(jobs.c.status == "completed").label("seconds"),
-            sa.func.coalesce(sa.func.sum(jobs.c.seconds), 0.0).label("worked"),
-        ).where(
-            # Every change of a job sets this time, and it has an index.
-            jobs.c.updated_at > day_ago,
-            jobs.c.finished_at > day_ago,
+            sa.func.coalesce(sa.func.sum(ended.c.pages_done), 0).label("pages"),
+            sa.func.avg(ended.c.seconds).filter(ended.c.status == "completed").label("seconds"),
+            sa.func.coalesce(sa.func.sum(ended.c.seconds), 0.0).label("worked"),
         )
     ).mappings().one()  # fmt: skip
     return dict(row)

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from comic_upscale.server import queue
-from comic_upscale.server.database.schema import files, jobs, uploads
+from comic_upscale.server.database.schema import files, jobs, spent, uploads
 from comic_upscale.server.files import store_file
 from comic_upscale.server.janitor import Cleaned, Janitor
 from comic_upscale.server.services import Services
@@ -50,6 +50,23 @@ def test_uploads_without_a_job_go(services: Services, janitor: Janitor) -> None:
     expire(services, uploads)
     assert janitor.clean().jobs == 1
     assert left_over(services) == []
+
+
+def test_what_expires_within_a_day_stays_counted(services: Services, janitor: Janitor) -> None:
+    """Files without an account are kept for an hour, and the limits of 24 hours hold for them, too."""
+    with client_of(services, make_key(services, "me")) as client:
+        for _ in range(2):
+            send(client)
+        held = taken(services.database)
+        services.database.write(lambda c: queue.complete(c, held, RESULT))
+        services.database.write(lambda c: c.execute(sa.delete(jobs).where(jobs.c.status == "queued")))
+    sent = sa.select(sa.func.sum(uploads.c.size))
+    total = services.database.read(lambda c: c.scalar(sent))
+    expire(services, jobs)
+    expire(services, uploads)
+    assert janitor.clean().jobs == 2
+    figures = sa.select(sa.func.sum(spent.c.bytes), sa.func.sum(spent.c.pages))
+    assert tuple(services.database.read(lambda c: c.execute(figures).one())) == (total, 1)
 
 
 def test_what_a_crash_left_behind_is_found_both_ways(

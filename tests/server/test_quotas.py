@@ -8,8 +8,11 @@ from sqlalchemy.engine import Connection
 
 from comic_upscale.server.accounts import ensure_user
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import jobs, now_ms, uploads, users
+from comic_upscale.server.database.schema import jobs, now_ms, spent, uploads, users
+from comic_upscale.server.jobs import delete_job
 from comic_upscale.server.quotas import Quota, quotas_of
+from comic_upscale.server.search import figures_of_day
+from comic_upscale.server.spent import DAY_MS, forget_old
 from comic_upscale.server.words import as_sentence
 
 HOUR = 3_600_000
@@ -63,6 +66,45 @@ def test_something_is_free_again_when_enough_is_a_day_old(
         else:
             # The clock of the database goes on.
             assert quota.seconds is not None and hours * 3600 - 600 < quota.seconds <= hours * 3600
+
+
+def test_deleting_jobs_gives_nothing_back(database: Database) -> None:
+    limits = {"pages_per_day": 5, "bytes_per_day": 5, "pixels_per_day": 5}
+    before = quotas_with(database, {3: 4, 21: 6, 30: 9}, **limits)
+
+    def settle(connection: Connection) -> None:
+        connection.execute(sa.update(jobs).values(finished_at=now_ms(), pages_done=2, seconds=3.0, pixels=7))
+
+    def look(connection: Connection) -> tuple[list[tuple[object, ...]], dict[str, object]]:
+        user_id = connection.scalar(sa.select(users.c.id)) or ""
+        used = [
+            (quota.kind, quota.used, quota.seconds is not None) for quota in quotas_of(connection, user_id)
+        ]
+        return used, figures_of_day(connection)
+
+    def delete(connection: Connection) -> None:
+        for job_id in connection.scalars(sa.select(jobs.c.id)).all():
+            assert delete_job(connection, job_id) is not None
+
+    database.write(settle)
+    kept = database.read(look)
+    assert before[0].used == 10 and kept[0] == [
+        ("bytes", 10, True),
+        ("pages", 10, True),
+        ("pixels", 14, True),
+    ]
+    assert (kept[1]["completed"], kept[1]["pages"], kept[1]["worked"]) == (3, 6, 9.0)
+    database.write(delete)
+    assert database.read(lambda c: c.scalar(sa.select(sa.func.count()).select_from(uploads))) == 0
+    assert database.read(look) == kept
+    # A day later, nothing of it is left.
+    later = sa.update(spent).values(
+        created_at=spent.c.created_at - DAY_MS, finished_at=spent.c.finished_at - DAY_MS
+    )
+    database.write(lambda c: c.execute(later))
+    assert [used for _, used, _ in database.read(look)[0]] == [0, 0, 0]
+    database.write(forget_old)
+    assert database.read(lambda c: c.scalar(sa.select(sa.func.count()).select_from(spent))) == 0
 
 
 @pytest.mark.parametrize(

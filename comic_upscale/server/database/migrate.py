@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from comic_upscale.server.database.engine import Database
 
-HEAD = "0008"
+HEAD = "0009"
 """The revision of this version's schema. A database that has it needs no migration, and Alembic is not imported."""
 _SCRIPTS = Path(__file__).parent / "migrations"
 

@@ -192,6 +192,23 @@ jobs = sa.Table(
     sa.Index(None, "expires_at"),
 )  # fmt: skip
 
+spent = sa.Table(
+    "spent", metadata,
+    sa.Column("id", Counter, primary_key=True, autoincrement=True),
+    _reference("owner_id", "users.id", nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+    _number("bytes"),
+    _number("pages"),
+    _number("pixels"),
+    sa.Column("finished_at", Time),
+    sa.Column("status", sa.String(16)),
+    sa.Column("seconds", sa.Float),
+    _number("pages_done"),
+    sa.Index(None, "owner_id", "created_at"),
+    sa.Index(None, "finished_at"),
+)  # fmt: skip
+"""What deleted jobs and uploads took of the last 24 hours, one row each. An upload has ``bytes`` alone."""
+
 files = sa.Table(
     "files", metadata,
     _id(),
