@@ -140,7 +140,7 @@ def note(line: str) -> None:
 
 def print_end(records: Records, name: str) -> None:
     """Record that a machine has ended, and print its cost."""
-    from comic_upscale.console.text import duration, money
+    from comic_upscale.console.text import about_money, duration
 
     record = records.note_end(name)
     if record is None or record.ended is None:
@@ -154,7 +154,7 @@ def print_end(records: Records, name: str) -> None:
         ).total_seconds()
     except ValueError:
         seconds = 0.0
-    note(f"{name} has ended: rented for {duration(max(0.0, seconds))}, about {money(cost)} without traffic")
+    note(f"{name} has ended: rented for {duration(max(0.0, seconds))}, {about_money(cost)} without traffic")
 
 
 def find_offers(

@@ -79,7 +79,7 @@ def plan_header() -> str:
 def calls_text(calls: Calls) -> str:
     """Return what the calls of a service will cost."""
     count = "1 call" if calls.count == 1 else f"{calls.count:,} calls"
-    return f"{count} of the service: about {money(calls.dollars)} (--max-cost sets a limit)"
+    return f"{count} of the service: {about_money(calls.dollars)} (--max-cost sets a limit)"
 
 
 def plan_summary(preview: Preview) -> list[str]:
@@ -321,9 +321,15 @@ def money(amount: float | None) -> str:
     return f"${amount:.3f}" if amount >= 0.001 else "<$0.001"
 
 
+def about_money(amount: float | None) -> str:
+    """Return ``about $1.20``, or ``less than $0.001``."""
+    text = money(amount)
+    return f"less than {text[1:]}" if text.startswith("<") else f"about {text}"
+
+
 def spent_line(spent: float, price: float, to_come: float | None) -> str:
     """Return what a job has cost so far, and the expected rest if known."""
-    more = f", about {money(to_come)} to go" if to_come else ""
+    more = f", {about_money(to_come)} to go" if to_come else ""
     hourly = f", at {money(price)} per hour" if price else ""
     return f"spent: {money(spent)}{more}{hourly}"
 

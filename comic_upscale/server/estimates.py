@@ -98,6 +98,55 @@ def waiting_in(connection: Connection, lane: Lane, *which: sa.ColumnElement[bool
     return int(size), int(count)
 
 
+def of_model(model: str) -> sa.ColumnElement[bool]:
+    """Return whether a job has a model: it asked for it by this name, such as that of a family, or has used it."""
+    return sa.or_(jobs.c.params["model"].as_string() == model, jobs.c.model == model)
+
+
+def seconds_per_byte_with(connection: Connection, params: Mapping[str, Any]) -> float | None:
+    """Return how long a job with these options takes for a byte of its upload; None if none like it was done.
+
+    Recent jobs with the same model count. The time grows with the pixels of the results, so jobs with another factor
+    count, too. A size in pixels says nothing about other sizes.
+
+    Args:
+        connection: of the database.
+        params: as `params.read_params` returns it.
+    """
+    last = (
+        sa.select(jobs.c.id)
+        .where(jobs.c.status == "completed")
+        .order_by(jobs.c.updated_at.desc())
+        .limit(_LOOKED_AT)
+    )
+    alike = (
+        sa.select(jobs.c.seconds, jobs.c.params, uploads.c.size)
+        .join(uploads, uploads.c.id == jobs.c.upload_id)
+        .where(jobs.c.id.in_(last), jobs.c.seconds > 0, of_model(str(params["model"])))
+        # A trial takes one page several times.
+        .where(jobs.c.params[trials.MODELS].as_string().is_(None))
+        .order_by(jobs.c.updated_at.desc())
+        .limit(_RECENT)
+    )
+    seconds = size = 0.0
+    for row in connection.execute(alike):
+        growth = _growth(row.params.get("size"), params.get("size"))
+        if growth is not None:
+            seconds, size = seconds + row.seconds * growth, size + row.size
+    return seconds / size if size else None
+
+
+def _growth(done: str | None, asked: str | None) -> float | None:
+    """Return how many times the pixels of one size a page has in another one; None if that depends on the page."""
+    if done == asked:
+        return 1.0
+    factors = [str(each).partition(" ") for each in (done, asked)]
+    if any(kind != "scale" for kind, _, _ in factors):
+        return None
+    one, other = (float(factor) for _, _, factor in factors)
+    return (other / one) ** 2
+
+
 def seconds_per_byte(connection: Connection) -> float | None:
     """Return how long recent jobs took for a byte of their uploads; None before the first job was done."""
     last = (

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.costs.workload import Workload
 from comic_upscale.server import trials
 from comic_upscale.server.database.schema import jobs
+from comic_upscale.server.estimates import of_model
 from comic_upscale.server.services import Quoting
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
 
@@ -32,7 +33,7 @@ def pixels_per_second(connection: Connection, model: str) -> float | None:
     # A trial opens several models for one page.
     wanted.append(jobs.c.params[trials.MODELS].as_string().is_(None))
     if model != AUTO_MODEL:
-        wanted.append(jobs.c.model == model)
+        wanted.append(of_model(model))
     recent = (
         sa.select(jobs.c.seconds, jobs.c.pixels)
         .where(*wanted)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.console.text import about_money
 from comic_upscale.server import queue, trials
 from comic_upscale.server.database.schema import jobs, uploads
+from comic_upscale.server.pages.render import about_seconds
 from comic_upscale.server.services import Services
 from tests.server.conftest import client_of, make_key
 from tests.server.pages import pages_of, sign_in
@@ -24,6 +27,55 @@ def set_size(services: Services, upload_id: str, size: int) -> None:
     services.database.write(lambda c: c.execute(changed))
     # Read again now, and not in a second.
     services.estimator._until = 0.0
+
+
+def done(services: Services, client: httpx.Client, seconds: float, network: str, **fields: str) -> None:
+    """An upload of a thousand bytes whose job took some seconds, with a network."""
+    set_size(services, send(client, **fields).json()["upload_id"], 1000)
+    held = taken(services.database)
+    result = queue.Result(
+        pages_total=1, pages_done=1, pages_failed=0, model=network, seconds=seconds, pixels=1_000_000
+    )
+    services.database.write(lambda c: queue.complete(c, held, result))
+
+
+def test_the_estimate_of_the_upload_page_is_for_its_model_and_its_size(services: Services) -> None:
+    add_person(services, "ann")
+    with client_of(services, make_key(services, "me")) as client, pages_of(services) as browser:
+        sign_in(browser, "ann")
+
+        def shown(size: int = 1000, **fields: str) -> str:
+            return browser.get("/upload/estimate", params={"bytes": size, **fields}).text
+
+        done(services, client, 8.0, "comic-best-x2", model="comic-best", factor="2")
+        assert "About 8 s" in shown(model="comic-best", factor="2")
+        assert "About 18 s" in shown(model="comic-best", factor="3")
+        # Not of a page of unknown size, not of another model, and not of options that are wrong.
+        for fields in ({"width": "900"}, {"model": "comic-fast", "factor": "2"}, {"preset": "photo"}):
+            assert "No estimate yet" in shown(
+                **{"model": "comic-best", **fields} if "width" in fields else fields
+            )
+        assert shown(model="comic-best", factor="99").strip() == ""
+        done(services, client, 4.0, "comic-fast", model="comic-fast", width="900")
+        assert "About 4 s" in shown(model="comic-fast", width="900")
+        assert "Less than a second" in shown(size=100, model="comic-best", factor="2")
+        pages = {"pages": [{"width": 500, "height": 500}], "options": {"model": "comic-best", "factor": "2"}}
+        assert client.post("/api/v1/estimates", json=pages).json()["seconds"] == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "less than a second"), (0.4, "less than a second"), (125.0, "about 2 min 5 s")],
+)
+def test_a_time_below_a_second_is_said_in_words(seconds: float, text: str) -> None:
+    assert about_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("dollars", "text"), [(0.0, "about $0.00"), (0.0004, "less than $0.001"), (1.2, "about $1.20")]
+)
+def test_a_cost_below_a_tenth_of_a_cent_is_said_in_words(dollars: float, text: str) -> None:
+    assert about_money(dollars) == text
 
 
 def test_a_job_waits_for_its_own_lane_alone(services: Services) -> None:
@@ -55,4 +107,4 @@ def test_a_job_waits_for_its_own_lane_alone(services: Services) -> None:
     with pages_of(services) as browser:
         shown = sign_in(browser, "ann").get("/upload/estimate", params={"bytes": 5000}).text
     # The three volumes, and not the page.
-    assert re.search(r"About <strong>5 s</strong> of work, after 3 jobs", shown), shown
+    assert re.search(r"<strong>About 5 s</strong> of work, after 3 jobs", shown), shown

@@ -354,6 +354,26 @@ def test_limits_are_said_before_they_are_hit(admin: Browser, tmp_path: Path) -> 
     assert not admin.find("#send").is_enabled()
 
 
+ESTIMATES = """
+return performance.getEntriesByType("resource").map((each) => each.name)
+  .filter((each) => each.includes("/upload/estimate")).pop() || "";
+"""
+
+
+def test_an_estimate_is_asked_for_again_when_the_options_change(admin: Browser, volume: Path) -> None:
+    from selenium.webdriver.support.select import Select
+
+    admin.open("/")
+    admin.find("#files").send_keys(str(volume))
+    wait_for(lambda: "factor=2.5" in admin.run(ESTIMATES))
+    admin.find('input[name="factor"][value="3"]').click()
+    wait_for(lambda: "factor=3" in admin.run(ESTIMATES))
+    Select(admin.find("#preset")).select_by_value("photo")
+    wait_for(lambda: "preset=photo" in admin.run(ESTIMATES))
+    # No job has used the model of this preset.
+    admin.wait_for_text("No estimate yet", "#estimate")
+
+
 KEYS = """
 window.keys = [];
 const original = XMLHttpRequest.prototype.setRequestHeader;

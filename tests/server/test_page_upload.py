@@ -76,7 +76,7 @@ def test_the_cost_is_said_only_where_there_is_a_price(open_server: OpenServices)
         assert boss.post("/api/v1/estimates", json=estimate).json()["cost"] is None
         boss.post("/api/v1/admin/settings", json={"price": 2.5}).raise_for_status()
         priced = page.get(f"/upload/estimate?bytes={size}").text
-        assert "<strong>$0.025</strong> at $2.50 an hour" in priced
+        assert "<strong>about $0.025</strong> at $2.50 an hour" in priced
         assert boss.post("/api/v1/estimates", json=estimate).json()["cost"] == 0.025
 
 

@@ -127,6 +127,7 @@ def _environment() -> Environment:
     environment.filters.update(
         size=size_text,
         seconds=seconds_text,
+        about_seconds=about_seconds,
         number=number_text,
         count=count_text,
         sentence=as_sentence,
@@ -162,6 +163,11 @@ def seconds_text(seconds: float | None) -> str:
     if whole < 48 * 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{round(whole / 86400)} days"
+
+
+def about_seconds(seconds: float) -> str:
+    """Return an estimated time: ``about 2 min 5 s``, or ``less than a second``."""
+    return "less than a second" if seconds < 1 else f"about {seconds_text(seconds)}"
 
 
 def number_text(number: float | None) -> str:

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
-from comic_upscale.console.text import money
+from comic_upscale.console.text import about_money, money
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS
 from comic_upscale.imaging.target_size import find_target
@@ -17,10 +17,10 @@ from comic_upscale.server import queue
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
-from comic_upscale.server.estimates import seconds_per_byte, waiting_in
+from comic_upscale.server.estimates import seconds_per_byte, seconds_per_byte_with, waiting_in
 from comic_upscale.server.pages.access import CurrentViewer
 from comic_upscale.server.pages.choices import FACTORS, devices_by_maker, in_families, in_menu, with_sizes
-from comic_upscale.server.pages.render import render, seconds_text
+from comic_upscale.server.pages.render import about_seconds, render
 from comic_upscale.server.params import OPTION_FIELDS, FieldError, processing_settings, read_params
 from comic_upscale.server.quotas import quotas_of
 from comic_upscale.server.words import as_sentence
@@ -78,18 +78,27 @@ async def show_estimate(
     viewer: CurrentViewer,
     size: Annotated[int, Query(alias="bytes", ge=0, le=1 << 50)],
 ) -> Response:
-    """Estimate how long an upload of this size would take, from the jobs that this server has done."""
+    """Estimate how long an upload of this size would take, from the jobs that this server has done.
 
-    def read(connection: Connection) -> tuple[float | None, tuple[int, int]]:
+    The query also has the fields of the form. What is wrong with them is said elsewhere on the page.
+    """
+    fields = {name: value for name, value in request.query_params.items() if name != "bytes"}
+    try:
+        params = read_params(fields, services.live.offered)
+    except FieldError:
+        return Response()
+
+    def read(connection: Connection) -> tuple[float | None, float | None, tuple[int, int]]:
         # The form of this page sends no lane, so its jobs are batch jobs.
-        return seconds_per_byte(connection), waiting_in(connection, "batch")
+        rates = seconds_per_byte_with(connection, params), seconds_per_byte(connection)
+        return *rates, waiting_in(connection, "batch")
 
     price = services.settings.price
-    rate, (waiting, jobs_waiting) = await services.database.read_async(read)
+    rate, any_rate, (waiting, jobs_waiting) = await services.database.read_async(read)
     return render(
-        request, "estimate.html", own=None if rate is None else seconds_text(size * rate),
-        before=None if rate is None else seconds_text(waiting * rate), jobs_waiting=jobs_waiting,
-        cost=money(size * rate * price / 3600) if rate is not None and price else None, price=money(price),
+        request, "estimate.html", own=None if rate is None else about_seconds(size * rate),
+        before=None if any_rate is None else about_seconds(waiting * any_rate), jobs_waiting=jobs_waiting,
+        cost=about_money(size * rate * price / 3600) if rate is not None and price else None, price=money(price),
     )  # fmt: skip
 
 

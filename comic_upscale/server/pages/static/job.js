@@ -70,7 +70,7 @@
     if (pages > 0 && time > 1) {
       const rate = pages / time, rest = (total - done - failed) / rate;
       const words = rate >= 1 ? `${rate.toFixed(1)} pages/s` : `${(rate * 60).toFixed(rate < 1 / 6 ? 1 : 0)} pages/min`;
-      by("left").textContent = `${words}, about ${seconds(rest)} left`;
+      by("left").textContent = `${words}, ${rest < 1 ? "less than a second" : `about ${seconds(rest)}`} left`;
     }
   }
 

@@ -9,7 +9,7 @@
   const isUsedUp = "isUsedUp" in form.dataset, bytesLeft = Number(form.dataset.bytesLeft ?? Infinity);
   const MOST_SHOWN = 300, MOST_SIZES = 200;
   const NAMES = ["preset", "format", "model", "denoise", "gray", "levels", "neutral_paper", "quality", "width", "height", "paper", "dpi", "bleed", "fit_device"];
-  let chosen = [], request = null, ask = 0, last = null, sizesAsk = 0, targets = new Map();
+  let chosen = [], request = null, ask = 0, last = null, sizesAsk = 0, estimateAsk = 0, targets = new Map();
 
   const size = (bytes) => {
     let value = bytes;
@@ -61,9 +61,7 @@
     const blocked = isUsedUp || !chosen.length || total > Math.min(maxBytes, bytesLeft) || chosen.length > maxFiles || Boolean(empty) || Boolean(large);
     by("send").disabled = blocked;
     by("send").textContent = isUsedUp ? "Your limit is reached" : chosen.length ? `Upscale ${chosen.length} file${chosen.length === 1 ? "" : "s"}` : "Choose files first";
-    clearTimeout(ask);
-    by("estimate").textContent = "";
-    if (!blocked) ask = setTimeout(() => estimate(total), 250);
+    askEstimate();
     askSizes();
   }
 
@@ -147,10 +145,22 @@
     fetch(item.parts, { method: "DELETE", headers }).catch(() => { /* It expires. */ });
   }
 
-  async function estimate(total) {
+  // The time depends on the model and the size, too.
+  function askEstimate() {
+    clearTimeout(ask);
+    estimateAsk += 1;
+    by("estimate").textContent = "";
+    if (!by("send").disabled) ask = setTimeout(estimate, 250);
+  }
+
+  async function estimate() {
+    const mine = estimateAsk, total = chosen.reduce((sum, each) => sum + each.file.size, 0);
     try {
-      const answer = await fetch(`${root}/upload/estimate?bytes=${total}`, { headers: { "HX-Request": "true" } });
-      if (answer.ok) by("estimate").innerHTML = await answer.text();
+      const query = new URLSearchParams([["bytes", String(total)], ...fields()]);
+      const answer = await fetch(`${root}/upload/estimate?${query}`, { headers: { "HX-Request": "true" } });
+      const text = answer.ok ? await answer.text() : "";
+      // The answer about earlier options may be the slower one.
+      if (mine === estimateAsk) by("estimate").innerHTML = text;
     } catch { /* It is only an estimate. */ }
   }
 
@@ -252,6 +262,7 @@
   });
   form.addEventListener("change", (event) => {
     showFactors();
+    askEstimate();
     askSizes();
     const said = (kind) => form.querySelector(`[data-${kind}="${CSS.escape(event.target.value)}"]`)?.textContent;
     if (event.target.id === "model") by("purpose").textContent = said("model") || "Presets suit most comics.";
