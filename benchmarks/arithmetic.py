@@ -22,17 +22,22 @@ def flops(module: torch.nn.Module, height: int, width: int) -> float:
 
 
 def matmul_rate(precision: torch.dtype) -> float:
-    """Return floating-point operations a second of matrix products on the processor: the best of several sizes."""
+    """Return operations a second of matrix products on the processor: the best of several sizes."""
     return max(_rate(side, precision) for side in _SIDES)
 
 
 def _rate(side: int, precision: torch.dtype) -> float:
     one, other = (torch.randn(side, side).to(precision) for _ in range(2))
-    result = one @ other
+    if precision == torch.int8:
+        result = torch._int_mm(one, other)
+        multiply = torch._int_mm
+    else:
+        result = one @ other
+        multiply = torch.mm
     best = float("inf")
     until = time.perf_counter() + _SECONDS
     while time.perf_counter() < until:
         start = time.perf_counter()
-        torch.mm(one, other, out=result)
+        multiply(one, other, out=result)
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best

@@ -56,7 +56,7 @@ def gather(models: Sequence[str], *, peers: bool) -> list[Candidate]:
     """Return Lanczos, the reference, our own model where there is one, the models named, and the peers.
 
     Args:
-        models: names of the catalogue, or paths of files of weights.
+        models: names of the catalogue, or paths of files of weights; with ``@int8`` after it, in that precision.
         peers: whether the peers take part.
     """
     names = [REFERENCE, *([OWN] if OWN in CATALOGUE else []), *models]
@@ -74,7 +74,7 @@ def gather(models: Sequence[str], *, peers: bool) -> list[Candidate]:
 
 def model_name(model: str) -> str:
     """What the tables call a model: its name, or the bare name of its file."""
-    return model if model in CATALOGUE else Path(model).stem
+    return model if model.partition("@")[0] in CATALOGUE else Path(model).stem
 
 
 def weights_folders() -> list[Path]:
@@ -91,5 +91,8 @@ def open_network(model: str, threads: int) -> Iterator[Upscale]:
         WeightsError: the weights are not there.
     """
     torch.set_num_threads(threads)
-    with Upscaler(model, device="cpu", weights_folders=weights_folders()) as upscaler:
+    name, _, precision = model.partition("@")
+    with Upscaler(
+        name, device="cpu", precision=precision or "auto", weights_folders=weights_folders()
+    ) as upscaler:
         yield upscaler.upscale

@@ -32,6 +32,7 @@ from benchmarks.validation import AbsentError
 from benchmarks.whole_run import SCALE, alone, cut_pages, official_loop, open_official, weights_folders, whole
 from comic_upscale.engines.base import Batch, Engine
 from comic_upscale.engines.pages import prepare
+from comic_upscale.engines.torch.cpu_precision import int8_fault
 from comic_upscale.engines.torch.engine import TorchEngine, open_torch_engines
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.target_size import target_size
@@ -40,6 +41,7 @@ from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 
 RESULTS = Path(__file__).parent / "results"
 OURS, OURS_FP32, OFFICIAL = "comic-upscale run", "comic-upscale run, fp32", "official loop (RealESRGANer)"
+OURS_INT8 = "comic-upscale run, int8"
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """1 x 3 x height x width in 0..1 to the native size, not clamped."""
@@ -63,9 +65,9 @@ def main() -> None:
     network = load_network(weights, None)
     with tempfile.TemporaryDirectory() as folder:
         pages = cut_pages(Path(folder) / "pages", options.pages)
+        precisions = ("auto", "fp32") if int8_fault(network) else ("auto", "fp32", "int8")
         engines = {
-            name: open_torch_engines(network, torch.device("cpu"), precision=name)
-            for name in ("auto", "fp32")
+            name: open_torch_engines(network, torch.device("cpu"), precision=name) for name in precisions
         }
         loops, runs = gather(network, weights, engines, threads)
         decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
@@ -106,6 +108,8 @@ def gather(
         OURS: lambda pages: whole(engines["auto"], pages, weights),
         OURS_FP32: lambda pages: whole(engines["fp32"], pages, weights),
     }
+    if "int8" in engines:
+        loops[OURS_INT8] = lambda pages: whole(engines["int8"], pages, weights)
     official = open_official(weights, engines["fp32"][0])
     if official is not None:
         loops[OFFICIAL] = lambda pages: official_loop(official, pages, pages[0].parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors.torch import save_file
@@ -73,6 +73,27 @@ class FineTuning:
     """The factor of the head that is trained alone; None for both."""
 
 
+@dataclass(frozen=True, slots=True)
+class Int8Training:
+    """As `Recipe`, for the weights in 8 bits of a network of the package."""
+
+    begun_with: str
+    """SHA-256 of the network's own weights."""
+    steps: int
+    batch: int
+    patch: int
+    """Side of an input, in pixels."""
+    rate: float
+    """Learning rate at its highest."""
+    drawn: int
+    """Pages drawn by the generator, without those of lettering."""
+    lettered: int
+    """Pages drawn for their lettering alone."""
+    shared: bool
+    """Whether the shared pages were at hand."""
+    seed: int
+
+
 @dataclass(slots=True)
 class Progress:
     """A run between two steps."""
@@ -97,11 +118,14 @@ class Progress:
         return float(loss.detach())
 
 
+AnyRecipe: TypeAlias = Recipe | FineTuning | Int8Training
+
+
 class ForeignCheckpointError(Exception):
     """The checkpoint belongs to another recipe."""
 
 
-def save(path: Path, recipe: Recipe | FineTuning, progress: Progress) -> None:
+def save(path: Path, recipe: AnyRecipe, progress: Progress) -> None:
     """Write the checkpoint, whole or not at all."""
     state = {
         "recipe": asdict(recipe),
@@ -116,7 +140,7 @@ def save(path: Path, recipe: Recipe | FineTuning, progress: Progress) -> None:
     partial.replace(path)
 
 
-def resume(path: Path, recipe: Recipe | FineTuning, progress: Progress, device: torch.device) -> None:
+def resume(path: Path, recipe: AnyRecipe, progress: Progress, device: torch.device) -> None:
     """Bring ``progress`` to where the checkpoint left it.
 
     The number of steps alone may differ: a run can be made longer or shorter on the way.

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from spandrel.architectures.Compact import Compact
 
 from comic_upscale.models.digest import sha256_of
-from training.checkpoint import ForeignCheckpointError, Progress, Recipe, export, resume, save
+from training.checkpoint import AnyRecipe, ForeignCheckpointError, Progress, Recipe, export, resume, save
 from training.ground_truth import (
     draw_lettering,
     draw_pages,
@@ -177,7 +177,7 @@ def follow(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: t
     torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
+def learning_rate(recipe: AnyRecipe, step: int) -> float:
     """Return the rate of a step: up in a line over the first few hundred, then down in half a cosine."""
     warm_up = min(_WARM_UP, recipe.steps // 10)
     if step < warm_up:

@@ -67,7 +67,7 @@ class EngineInfo:
     device: DeviceInfo
     """The device on which it computes."""
     precision: str
-    """The precision that is actually used: ``"fp32"``, ``"fp16"`` or ``"bf16"``; empty if unknown."""
+    """The precision that is actually used: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``; empty if unknown."""
     native_scale: int | None
     """The network's own factor; None if the engine produces any size directly."""
     fidelity: Fidelity = "faithful"
@@ -242,7 +242,7 @@ class EngineResources:
     device: str = "auto"
     """``"auto"``, ``"cpu"``, ``"cuda:1"``, or several separated by commas."""
     precision: str = "auto"
-    """``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``."""
+    """``"auto"``, ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``."""
     batch: int | None = None
     """Pages in one call; None for as many as fit."""
     tile: int | None = None

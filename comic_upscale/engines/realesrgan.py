@@ -77,8 +77,10 @@ class RealESRGANFactory(CatalogueFactory):
         from comic_upscale.engines.torch.device import parse_devices
 
         assert spec.weights is not None
-        if resources.precision == "bf16":
-            raise SettingsError(f"--engine {NAME} does not support --precision bf16: use --engine torch")
+        if resources.precision in ("bf16", "int8"):
+            raise SettingsError(
+                f"--engine {NAME} does not support --precision {resources.precision}: use --engine torch"
+            )
         devices = parse_devices(resources.device)
         return [
             RealESRGANEngine(

@@ -42,7 +42,7 @@ class Upscaler:
             comic-best on a GPU, and otherwise comic-fast, which are parts of the package.
         denoise: 0 to 1, for models with a second set of weights.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"`` or ``"mps"``.
-        precision: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        precision: ``"auto"``, ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``.
         batch: images in one call of the network; None for as many as fit.
         tile: longest side in pixels that the network processes in one piece; None for as large as fits.
         weights_folders: folders to search for weights, in this order.

@@ -106,7 +106,7 @@ class ExecutorInfo:
     device: str
     """For display and for the ledger: ``"cuda:0 (NVIDIA H200)"``, ``"box: NVIDIA H200"``."""
     precision: str
-    """``"fp32"``, ``"fp16"`` or ``"bf16"``; empty if unknown."""
+    """``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``; empty if unknown."""
     native_scale: int | None
     """The network's own factor; None if unknown."""
     step: str | None = None

@@ -60,11 +60,14 @@ class Model:
     """Whether white paper becomes whiter than the page has it, whatever the denoise strength is."""
     fallback: str = ""
     """The bundled model that makes a page again on which this one invented texture; empty if there is none."""
+    int8_weights: WeightsFile | None = None
+    """The weights in 8 bits, for CPUs; None if there are none. They give almost the same pixels."""
 
     @property
     def files(self) -> tuple[WeightsFile, ...]:
         """Every file that the model may need, the weights first."""
-        return (self.weights,) if self.denoise_weights is None else (self.weights, self.denoise_weights)
+        more = (self.denoise_weights, self.int8_weights)
+        return (self.weights, *(file for file in more if file is not None))
 
 
 def _file(name: str, release: str, size: int, sha256: str) -> WeightsFile:
@@ -88,10 +91,12 @@ def _own(
     fallback: str = "",
     partner: tuple[int, str] | None = None,
     cleans_white: bool = False,
+    int8: tuple[int, str] | None = None,
 ) -> Model:
     """Describe a bundled network, whose file is weights/NAME.safetensors. The tests compare both.
 
-    Its denoising partner, if it has one, is weights/NAME-dn.safetensors, of this size and hash.
+    Its denoising partner, if it has one, is weights/NAME-dn.safetensors, of this size and hash. Its weights in 8 bits
+    are weights/NAME-int8.safetensors.
     """
     return Model(
         name=name,
@@ -104,6 +109,7 @@ def _own(
         cleans_white=cleans_white,
         denoise_weights=None if partner is None else WeightsFile(f"{name}-dn.safetensors", "", *partner),
         own_strength=0,
+        int8_weights=None if int8 is None else WeightsFile(f"{name}-int8.safetensors", "", *int8),
     )
 
 
@@ -180,6 +186,7 @@ _MODELS = (
         "strength, no download",
         partner=(347_544, "331e3edd642988ac10a4d2a7b7dbea707b9d1ec3b6e41a9b378464c834ee7b21"),
         cleans_white=True,
+        int8=(182_340, "55225a0b4725750fd937b75ebf57886da92957c6b699f44a2f9462a2d9cf0506"),
     ),
     _own(
         "comic-fast-x3",
@@ -192,6 +199,7 @@ _MODELS = (
         "strength, no download",
         partner=(356_214, "ce0f76118544f017510685ba63596e00739d0587279af475ad2457ed25667625"),
         cleans_white=True,
+        int8=(186_780, "a9df4cde22cb3f2e77ea17edaadba67fbac08c5a5b04558797d36b9a28d31d55"),
     ),
     Model(
         name="RealESRGAN_x4plus_anime_6B",

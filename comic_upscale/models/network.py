@@ -72,6 +72,8 @@ class Network:
     """Whether the network is known to consist only of convolutions, so that no pixel depends on the whole page."""
     identity: str = ""
     """The hash of its weights, 64 hexadecimal digits (`ResolvedWeights.identity`); empty without a file."""
+    int8_path: Path | None = None
+    """The file with its weights in 8 bits; None if there are none."""
 
 
 def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
@@ -98,7 +100,7 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
             raise WeightsError(
                 f"{weights.path} and {weights.denoise_path} cannot be mixed: {error}"
             ) from error
-    return replace(_build(state, weights.path), identity=weights.identity)
+    return replace(_build(state, weights.path), identity=weights.identity, int8_path=weights.int8_path)
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

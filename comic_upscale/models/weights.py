@@ -48,6 +48,8 @@ class ResolvedWeights:
     """The entry in the catalogue; None for the user's own file."""
     own_strength: int = 1
     """The denoise strength of ``path``, 1 or 0; that of ``denoise_path`` is the other one."""
+    int8_path: Path | None = None
+    """The same weights in 8 bits; None if there are none, or if weights are mixed."""
 
     @property
     def identity(self) -> str:
@@ -218,6 +220,7 @@ def resolve_weights(
         denoise_sha256=None if mixed is None else mixed.sha256,
         model=entry,
         own_strength=entry.own_strength,
+        int8_path=None if mixed is not None or entry.int8_weights is None else obtain(entry.int8_weights),
     )
 
 

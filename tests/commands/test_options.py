@@ -76,7 +76,7 @@ def test_defaults_bounds_and_choices_are_in_the_help() -> None:
         assert f"[default: {default}]" in text
     assert "Between 36 and 1200." in text
     assert "At least 64." in text
-    assert "auto|fp32|fp16|bf16" in text
+    assert "auto|fp32|fp16|bf16|int8" in text
 
 
 @pytest.mark.parametrize("words", [(), ("run",), ("watch",), ("status",), ("models", "list"), ("pause",)])

@@ -235,7 +235,7 @@ def test_its_information_is_whole(engine: Engine, side: Side) -> None:
     info = engine.info
     assert info.name == side.name
     assert str(info.device) and " " not in info.device.kind
-    assert info.precision in ("", "fp32", "fp16", "bf16")
+    assert info.precision in ("", "fp32", "fp16", "bf16", "int8")
     assert info.native_scale is None or info.native_scale >= 2
     assert info.fidelity in ("faithful", "generative") and info.billing in ("time", "call")
     assert info.max_pixels is None or info.max_pixels > 0

@@ -60,7 +60,13 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def choose_precision(resources: EngineResources, device: torch.device) -> str:
-    """Return ``"fp32"`` on a CPU and ``"bf16"`` elsewhere, unless the user chose."""
+    """Return ``"fp32"`` on a CPU and ``"bf16"`` elsewhere, unless the user chose.
+
+    Raises:
+        SettingsError: there are no such weights.
+    """
+    if resources.precision == "int8":
+        raise SettingsError("--engine flux does not support --precision int8: use fp32, fp16 or bf16")
     if resources.precision != "auto":
         return resources.precision
     return "fp32" if device.type == "cpu" else "bf16"

@@ -27,6 +27,9 @@ class Convolution(torch.nn.Module):
         activation: ReLU, LeakyReLU or PReLU; None after the last layer.
     """
 
+    outside = 0
+    """What stands for 0 in the output."""
+
     def __init__(self, convolution: torch.nn.Conv2d, activation: torch.nn.Module | None) -> None:
         super().__init__()
         self._convolution = convolution

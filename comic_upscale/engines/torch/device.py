@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from comic_upscale.engines.base import DeviceInfo
-from comic_upscale.engines.torch.bfloat16 import bfloat16_is_quick
 from comic_upscale.engines.torch.cores import all_threads
+from comic_upscale.engines.torch.cpu_precision import int8_fault, quickest_precision
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
@@ -25,6 +25,7 @@ PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
+    "int8": torch.int8,
 }
 """The precisions by name."""
 
@@ -103,15 +104,18 @@ def choose_precision(requested: str, device: torch.device, network: Network) -> 
     Raises:
         SettingsError: there is no such precision, or the network does not work in it.
     """
+    strips = device.type == "cpu" and goes_in_strips(network.module)
+    if requested == "int8":
+        fault = int8_fault(network) if strips else "only comic-fast on a CPU does"
+        if fault is not None:
+            raise SettingsError(f"this network does not work in int8 here: {fault}. Use --precision auto")
+    if requested == "auto" and strips:
+        return quickest_precision(network)
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     return precision_for(
         requested,
         device.type,
         capability,
-        quick_bfloat16=requested == "auto"
-        and device.type == "cpu"
-        and goes_in_strips(network.module)
-        and bfloat16_is_quick(network),
         supports_half=network.supports_half,
         supports_bfloat16=network.supports_bfloat16,
     )
@@ -124,17 +128,15 @@ def precision_for(
     *,
     supports_half: bool,
     supports_bfloat16: bool,
-    quick_bfloat16: bool = False,
 ) -> torch.dtype:
-    """Decide the result of ``choose_precision`` from plain values.
+    """Decide the result of ``choose_precision`` from plain values, for networks that do not go in strips on a CPU.
 
     Args:
-        requested: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        requested: ``"auto"``, or a name in `PRECISIONS`.
         kind: the device's type, such as ``"cuda"``.
         capability: capability of a CUDA device; None for others.
         supports_half: whether the network works in float16.
         supports_bfloat16: whether the network works in bfloat16.
-        quick_bfloat16: whether a CPU computes this network faster in bfloat16, with results as good.
 
     Raises:
         SettingsError: there is no such precision, or the network does not work in it.
@@ -143,13 +145,13 @@ def precision_for(
         quick = kind == "xpu" or (capability is not None and capability >= FAST_HALF)
         if quick and supports_half:
             return torch.float16
-        quick = quick_bfloat16 or kind == "xpu" or (capability is not None and capability >= FAST_BFLOAT16)
+        quick = kind == "xpu" or (capability is not None and capability >= FAST_BFLOAT16)
         return torch.bfloat16 if quick and supports_bfloat16 else torch.float32
     if requested not in PRECISIONS:
-        raise SettingsError(f"there is no precision {requested!r}: use auto, fp32, fp16 or bf16")
-    supported = {"fp32": True, "fp16": supports_half, "bf16": supports_bfloat16}
-    if not supported[requested]:
-        can = ", ".join(name for name, does in supported.items() if does)
+        raise SettingsError(f"there is no precision {requested!r}: use auto, {', '.join(PRECISIONS)}")
+    supported = {"fp16": supports_half, "bf16": supports_bfloat16}
+    if not supported.get(requested, True):
+        can = ", ".join(name for name in ("fp32", "fp16", "bf16") if supported.get(name, True))
         raise SettingsError(
             f"this network does not work in {requested}: use --precision auto, or one of {can}"
         )
@@ -157,7 +159,7 @@ def precision_for(
 
 
 def precision_name(precision: torch.dtype) -> str:
-    """Return ``"fp32"``, ``"fp16"`` or ``"bf16"``."""
+    """Return the name of a precision in `PRECISIONS`."""
     return next(name for name, dtype in PRECISIONS.items() if dtype == precision)
 
 

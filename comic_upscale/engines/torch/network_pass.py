@@ -10,7 +10,7 @@ import torch
 from comic_upscale.engines.torch.fold import find_fold
 from comic_upscale.engines.torch.gray_network import can_become_gray
 from comic_upscale.engines.torch.proof import Proof, choose_way
-from comic_upscale.engines.torch.strips import StripwiseCompact, goes_in_strips
+from comic_upscale.engines.torch.strips import StripwiseCompact, goes_in_strips, in_strips
 from comic_upscale.models.network import Network
 
 
@@ -25,7 +25,7 @@ class NetworkPass:
     Args:
         network: the loaded network; it is not changed.
         device: the device.
-        precision: float32, float16 or bfloat16.
+        precision: float32, float16, bfloat16, or int8 for a network in strips on a CPU.
     """
 
     def __init__(self, network: Network, device: torch.device, precision: torch.dtype) -> None:
@@ -41,7 +41,7 @@ class NetworkPass:
         self._reach = network.receptive_radius if self.in_strips else None
         self._loaded = network.module
         if self.in_strips:
-            self._module: torch.nn.Module = StripwiseCompact(self._loaded, precision).eval()
+            self._module: torch.nn.Module = in_strips(network, precision)
             self._precision = torch.float32
             return
         # Tensor cores and oneDNN compute in channels-last format. Other formats are converted at every layer.

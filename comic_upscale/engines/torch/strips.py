@@ -21,6 +21,7 @@ All strips of a page have the same height in all layers. So oneDNN prepares thre
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -28,7 +29,9 @@ from torch.nn import functional
 
 from comic_upscale.engines.torch.convolution import Convolution
 from comic_upscale.engines.torch.gray_network import make_gray_ends
+from comic_upscale.engines.torch.int8 import Int8Convolution, open_int8
 from comic_upscale.models.architectures import Compact
+from comic_upscale.models.network import Network
 
 _STRIP_PIXELS = 49_152
 """Pixels of one strip: few enough for the caches, enough to make threads and calls worthwhile. In bfloat16, half as
@@ -44,6 +47,21 @@ def goes_in_strips(network: torch.nn.Module) -> bool:
     )
 
 
+def in_strips(network: Network, precision: torch.dtype) -> StripwiseCompact:
+    """Return a network in strips.
+
+    Args:
+        network: one that `goes_in_strips` accepts.
+        precision: float32, bfloat16, or int8 for codes of 8 bits.
+
+    Raises:
+        UnusableInt8Error, WeightsError: as `open_int8`.
+    """
+    if precision == torch.int8:
+        return StripwiseCompact(open_int8(network), torch.uint8, network.native_scale)
+    return StripwiseCompact.of(network.module, precision)
+
+
 def _strips(all_rows: int, pixels_a_row: int) -> tuple[int, int]:
     """Return the rows per strip and the number of strips, so that few rows are computed in vain."""
     wanted = min(max(1, round(pixels_a_row * all_rows / _STRIP_PIXELS)), all_rows)
@@ -55,25 +73,47 @@ def _strips(all_rows: int, pixels_a_row: int) -> tuple[int, int]:
 class StripwiseCompact(torch.nn.Module):
     """A compact network (SRVGGNetCompact) of 3x3 convolutions, for inference on a CPU.
 
-    In float32 the result equals that of the network, to the bit for pages of more than a few pixels. In bfloat16 only
-    the chain of layers uses it. Input, output and their sum are float32, since bfloat16 cannot distinguish 256 levels.
+    In float32 the result equals that of the network, to the bit for pages of more than a few pixels. In bfloat16 or
+    codes of 8 bits only the chain of layers is. Input, output and their sum are float32, since bfloat16 cannot
+    distinguish 256 levels.
 
     Args:
-        network: the network from spandrel; it is copied.
-        precision: precision of the chain of layers, float32 or bfloat16.
+        layers: the convolutions, each with its activation.
+        precision: what the first layer takes: float32, bfloat16, or uint8 for codes.
+        scale: the network's own factor.
+        copies: how many channels of the first layer each channel of the page becomes.
     """
 
-    def __init__(self, network: Compact, precision: torch.dtype) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Convolution | Int8Convolution],
+        precision: torch.dtype,
+        scale: int,
+        copies: int = 1,
+    ) -> None:
         super().__init__()
+        self._copies = copies
+        self.layers = tuple(layers)
+        """As given."""
+        self._precision = precision
+        self._scale = scale
+        self._lag = len(self.layers)
+
+    @classmethod
+    def of(cls, network: Compact, precision: torch.dtype) -> StripwiseCompact:
+        """Return a network in strips.
+
+        Args:
+            network: the network from spandrel; it is copied.
+            precision: float32 or bfloat16.
+        """
         layers = copy.deepcopy(network.body).to(dtype=precision, memory_format=torch.channels_last)
-        self._layers = torch.nn.ModuleList(
+        convolutions = [
             Convolution(layer, None if isinstance(after, torch.nn.Conv2d) else after)
             for layer, after in pairwise([*layers, None])
             if isinstance(layer, torch.nn.Conv2d)
-        )
-        self._precision = precision
-        self._scale = int(network.upscale)
-        self._lag = len(self._layers)
+        ]
+        return cls(convolutions, precision, int(network.upscale))
 
     def for_gray(self, network: Compact) -> StripwiseCompact:
         """Return the version of one channel; it shares all layers but the first and the last.
@@ -81,15 +121,16 @@ class StripwiseCompact(torch.nn.Module):
         Args:
             network: what this one was made of, with a gray version.
         """
+        end = self.layers[-1]
+        if isinstance(end, Int8Convolution):
+            # The first layer stays: the sum of its kernels would have to be rounded to 8 bits.
+            gray_end = Int8Convolution(end.layer.averaged())
+            return StripwiseCompact([*self.layers[:-1], gray_end], self._precision, self._scale, copies=3)
         first, last = (
             end.to(self._precision).to(memory_format=torch.channels_last) for end in make_gray_ends(network)
         )
-        gray = copy.copy(self)
-        # A shallow copy of a module shares the table of its parts.
-        gray._modules = dict(self._modules)
         ends = Convolution(first, copy.deepcopy(network.body[1]).to(self._precision)), Convolution(last, None)
-        gray._layers = torch.nn.ModuleList([ends[0], *self._layers[1:-1], ends[1]])
-        return gray
+        return StripwiseCompact([ends[0], *self.layers[1:-1], ends[1]], self._precision, self._scale)
 
     def forward(self, pages: torch.Tensor) -> torch.Tensor:
         """Return N x C x height*scale x width*scale of N x C x height x width, both float32, 0..1."""
@@ -99,7 +140,7 @@ class StripwiseCompact(torch.nn.Module):
         # The last layer has processed the whole page after this many rows went into the first layer.
         all_rows = height + self._lag
         rows, count = _strips(all_rows, n * width)
-        signal = functional.pad(pages.to(self._precision), (0, 0, 2, rows * count - height))
+        signal = functional.pad(self._enter(pages), (0, 0, 2, rows * count - height))
         signal = signal.contiguous(memory_format=torch.channels_last)
         last_rows: dict[int, torch.Tensor] = {}
         for top in range(0, rows * count, rows):
@@ -116,6 +157,12 @@ class StripwiseCompact(torch.nn.Module):
             )
         return native
 
+    def _enter(self, pages: torch.Tensor) -> torch.Tensor:
+        """Return pages as the first layer takes them."""
+        if self._precision == torch.uint8:
+            return (pages * 255).round_().to(torch.uint8).repeat(1, self._copies, 1, 1)
+        return pages.to(self._precision)
+
     def _run_layers(
         self, given: torch.Tensor, first: int, height: int, last_rows: dict[int, torch.Tensor]
     ) -> torch.Tensor:
@@ -124,24 +171,23 @@ class StripwiseCompact(torch.nn.Module):
         Args:
             given: the strip with two rows above it, in the layers' precision.
             first: the row of the page that is the strip's first row.
-            height: height of the page; rows outside of it are zero before every layer.
+            height: height of the page; rows outside of it count as zeros before every layer.
             last_rows: for each layer but the first, the last two rows of its input; empty before the first strip.
         """
         rows = given.shape[2] - 2
-        for index, layer in enumerate(self._layers[:-1], 1):
+        for index, layer in enumerate(self.layers[:-1], 1):
             # Two more rows above and below, of which those above make room for the rows of the strip before.
-            given = layer(given, rows_around=2)[:, :, : rows + 2]
+            given = layer.forward(given, rows_around=2)[:, :, : rows + 2]
             first -= 1
             strip = given[:, :, 2:]
             if first < 0:
-                strip[:, :, :-first] = 0
+                strip[:, :, :-first] = layer.outside
             if first + rows > height:
-                strip[:, :, max(height - first, 0) :] = 0
+                strip[:, :, max(height - first, 0) :] = layer.outside
             above = last_rows.get(index)
-            given[:, :, :2] = 0 if above is None else above
+            given[:, :, :2] = layer.outside if above is None else above
             last_rows[index] = given[:, :, rows:].clone(memory_format=torch.channels_last)
-        detail: torch.Tensor = self._layers[-1](given, rows_around=0)
-        return detail
+        return self.layers[-1].forward(given, rows_around=0)
 
 
 def _shuffle_and_add(detail: torch.Tensor, pages: torch.Tensor, native: torch.Tensor, scale: int) -> None:

@@ -41,7 +41,7 @@ def test_it_gives_the_mean_of_the_colours(scale: int, act: str) -> None:
     page = torch.rand(2, 1, 13, 17)
     with torch.inference_mode():
         expected = network(page.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
-        strips = StripwiseCompact(network, torch.float32)
+        strips = StripwiseCompact.of(network, torch.float32)
         in_color = strips(page.expand(-1, 3, -1, -1))
         torch.testing.assert_close(strips.for_gray(network)(page), expected, atol=1e-6, rtol=1e-5)
         assert torch.equal(strips(page.expand(-1, 3, -1, -1)), in_color), "the other one does not change"

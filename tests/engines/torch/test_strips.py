@@ -49,7 +49,7 @@ def test_a_page_in_strips_of_any_height_is_the_page_at_once(
     page = torch.rand(count, 3, height, width)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(strips, "_STRIP_PIXELS", strip)
-        made = StripwiseCompact(network, torch.float32)(page)
+        made = StripwiseCompact.of(network, torch.float32)(page)
         torch.testing.assert_close(made, network(page), rtol=0, atol=2e-6)
 
 
@@ -60,14 +60,14 @@ def test_every_kind_of_compact_network_goes(act_type: str, upscale: int, channel
     page = torch.rand(1, channels, 40, 33)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(strips, "_STRIP_PIXELS", 33 * 12)
-        made = StripwiseCompact(network, torch.float32)(page)
+        made = StripwiseCompact.of(network, torch.float32)(page)
         torch.testing.assert_close(made, network(page), rtol=0, atol=2e-6)
 
 
 def test_the_network_that_was_given_stays_as_it_is() -> None:
     network = _network()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    StripwiseCompact(network, torch.bfloat16)
+    StripwiseCompact.of(network, torch.bfloat16)
     for name, tensor in network.state_dict().items():
         assert tensor.dtype == torch.float32
         assert torch.equal(tensor, before[name])

@@ -1,0 +1,264 @@
+"""Compact networks in codes of 8 bits: the right numbers, on the right machines, or none at all."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from spandrel.architectures.Compact import Compact
+
+from comic_upscale.engines.base import Batch
+from comic_upscale.engines.torch import cpu_precision, int8, strips
+from comic_upscale.engines.torch.device import choose_precision
+from comic_upscale.engines.torch.engine import TorchEngine
+from comic_upscale.engines.torch.int8 import (
+    Codes,
+    Int8Convolution,
+    Int8Layer,
+    UnusableInt8Error,
+    activate,
+    compute_exactly,
+    open_int8,
+)
+from comic_upscale.engines.torch.strips import in_strips
+from comic_upscale.errors import SettingsError
+from comic_upscale.models.network import Network, load_network
+from comic_upscale.models.weights import resolve_weights
+from tests.conftest import REPOSITORY
+from tests.engines.conftest import MakeNetwork
+from training.checkpoint import Int8Training
+from training.int8 import RoundedNetwork, write
+
+CPU = torch.device("cpu")
+RECIPE = Int8Training(
+    begun_with="", steps=1, batch=1, patch=16, rate=1e-3, drawn=0, lettered=0, shared=False, seed=1
+)
+_EXAMPLES = sorted((REPOSITORY / "examples" / "pages").glob("*.png"))
+
+
+def _why_not() -> str:
+    layer = Int8Layer(
+        torch.ones(1, 1, 3, 3, dtype=torch.int8), torch.ones(1), torch.zeros(1), Codes(1, 0), None
+    )
+    try:
+        Int8Convolution(layer)(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), rows_around=1)
+    except (UnusableInt8Error, RuntimeError) as error:
+        return str(error)
+    return ""
+
+
+REASON = _why_not()
+needs_int8 = pytest.mark.skipif(bool(REASON), reason=REASON or "it is there")
+
+
+@pytest.fixture(scope="module")
+def rounded() -> RoundedNetwork:
+    torch.manual_seed(3)
+    exact = Compact(num_feat=8, num_conv=3, upscale=3, act_type="leakyrelu").eval()
+    made = RoundedNetwork(exact)
+    made.choose_codes([torch.rand(1, 3, 24, 24)])
+    return made.eval()
+
+
+@pytest.fixture
+def network(rounded: RoundedNetwork, make_network: MakeNetwork, tmp_path: Path) -> Network:
+    path = tmp_path / "tiny-int8.safetensors"
+    write(path, rounded, RECIPE)
+    module = Compact(num_feat=8, num_conv=3, upscale=3, act_type="leakyrelu")
+    return make_network(module, native_scale=3, int8_path=path)
+
+
+@needs_int8
+@pytest.mark.parametrize("zero", range(0, 129, 16))
+def test_every_code_is_activated_as_it_should_be(zero: int) -> None:
+    weight = torch.zeros(1, 1, 3, 3, dtype=torch.int8)
+    weight[0, 0, 1, 1] = 1
+    # The same codes in and out, so that only the activation is left.
+    layer = Int8Layer(weight, torch.ones(1), torch.zeros(1), Codes(0.5, zero), Codes(0.5, zero))
+    codes = (
+        torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).contiguous(memory_format=torch.channels_last)
+    )
+    expected = activate(codes.float() - zero) + zero
+    assert torch.equal(Int8Convolution(layer)(codes, rows_around=1).float(), expected)
+    steps = codes.float() - zero
+    assert torch.equal(expected[steps >= 0] - zero, steps[steps >= 0])
+    assert ((expected - zero - 3 / 16 * steps)[steps < 0].abs() < 1).all()
+
+
+@needs_int8
+def test_layers_are_those_of_training(network: Network, rounded: RoundedNetwork) -> None:
+    page = (torch.rand(1, 3, 20, 26) * 255).round() / 255
+    with torch.inference_mode():
+        made = in_strips(network, torch.int8)(page)
+        expected = rounded(page)
+    # A sum may lie in the middle between two codes.
+    assert (made - expected).abs().mean() < 0.1 / 255
+
+
+@needs_int8
+@pytest.mark.parametrize("strip", [1, 60, 200, 10_000])
+def test_a_page_in_strips_of_any_height_is_the_page_at_once(network: Network, strip: int) -> None:
+    page = (torch.rand(2, 3, 37, 21) * 255).round() / 255
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(strips, "_STRIP_PIXELS", strip)
+        made = in_strips(network, torch.int8)(page)
+        signal = (page * 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+        for layer in open_int8(network):
+            signal = layer(signal, rows_around=1)
+        near = torch.nn.functional.interpolate(page, scale_factor=3, mode="nearest")
+        assert torch.equal(made, torch.nn.functional.pixel_shuffle(signal, 3) + near)
+
+
+@needs_int8
+@pytest.mark.parametrize("name", ["comic-fast-x2", "comic-fast-x3"])
+def test_pages_are_those_of_float32(name: str) -> None:
+    weights = resolve_weights(name, denoise=None, folders=[], cache=Path(), download=False)
+    network = load_network(weights, None)
+    exact, quick = (TorchEngine(network, device=CPU, precision=each) for each in (torch.float32, torch.int8))
+    assert quick.info.precision == "int8"
+    for path in _EXAMPLES[:3]:
+        with Image.open(path) as opened:
+            page = np.asarray(opened.convert("RGB").crop((64, 64, 192, 160)))[None]
+        batch = Batch(page, (128 * network.native_scale, 96 * network.native_scale))
+        error = np.square(quick.upscale(batch).pixels - exact.upscale(batch).pixels.astype(float)).mean()
+        assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 42
+
+
+@needs_int8
+def test_deep_pages_and_second_attempts_are_computed_in_float32(network: Network) -> None:
+    exact, quick = (TorchEngine(network, device=CPU, precision=each) for each in (torch.float32, torch.int8))
+    page = np.random.default_rng(1).integers(0, 256, (1, 20, 20, 3))
+    deep = Batch((page * 257).astype(np.uint16), (60, 60))
+    again = Batch(page.astype(np.uint8), (60, 60), conservative=True)
+    for batch in (deep, again):
+        assert np.array_equal(quick.upscale(batch).pixels, exact.upscale(batch).pixels)
+
+
+@needs_int8
+@pytest.mark.parametrize("fault", ["another code", "saturated", "another shape", "no operation"])
+def test_a_machine_that_computes_wrong_computes_no_page(
+    network: Network, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    right = Int8Convolution.forward
+
+    def wrong(self: Int8Convolution, x: torch.Tensor, rows_around: int) -> torch.Tensor:
+        if fault == "no operation":
+            raise RuntimeError("not implemented")
+        made = right(self, x, rows_around)
+        if fault == "another shape":
+            return made[:, :, 1:]
+        # As where products of 8 bits are added in 16 bits.
+        return made.clamp(max=made.max() // 2) if fault == "saturated" else made + 2
+
+    monkeypatch.setattr(Int8Convolution, "forward", wrong)
+    with pytest.raises(UnusableInt8Error):
+        open_int8(network)
+    with pytest.raises(SettingsError, match=r"does not work in int8 here: .* Use --precision auto"):
+        choose_precision("int8", CPU, network)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
+    assert choose_precision("auto", CPU, network) == torch.float32
+
+
+@needs_int8
+@pytest.mark.parametrize(
+    ("capabilities", "taken", "expected"),
+    [
+        ({"avx_vnni": True}, {torch.float32: 3.0, torch.int8: 1.0}, torch.int8),
+        ({"avx512_vnni": True}, {torch.float32: 1.1, torch.int8: 1.0}, torch.float32),
+        ({}, {torch.float32: 3.0, torch.int8: 1.0}, torch.float32),
+        (
+            {"avx512_vnni": True, "avx512_bf16": True},
+            {torch.float32: 3.0, torch.bfloat16: 1.5, torch.int8: 1.0},
+            torch.int8,
+        ),
+        # The more exact one, if the other is hardly faster.
+        (
+            {"avx512_vnni": True, "avx512_bf16": True},
+            {torch.float32: 3.0, torch.bfloat16: 1.1, torch.int8: 1.0},
+            torch.bfloat16,
+        ),
+        ({"avx512_vnni": True, "amx_bf16": True}, {}, torch.bfloat16),
+    ],
+)
+def test_a_small_page_decides(
+    network: Network,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: dict[str, bool],
+    taken: dict[torch.dtype, float],
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    monkeypatch.setattr(cpu_precision, "seconds", lambda _network, precision: taken[precision])
+    assert choose_precision("auto", CPU, network) == expected
+
+
+@needs_int8
+def test_the_small_page_runs_in_int8(network: Network) -> None:
+    assert cpu_precision.seconds(network, torch.int8) > 0
+
+
+def test_a_network_without_such_weights_is_told_so(network: Network) -> None:
+    with pytest.raises(SettingsError, match="no weights in 8 bits"):
+        choose_precision("int8", CPU, replace(network, int8_path=None))
+    with pytest.raises(SettingsError, match="on a CPU"):
+        choose_precision("int8", torch.device("meta"), network)
+
+
+def test_mixed_weights_have_none_in_8_bits() -> None:
+    plain, mixed = (
+        resolve_weights("comic-fast-x3", denoise=strength, folders=[], cache=Path(), download=False)
+        for strength in (None, 0.5)
+    )
+    assert plain.int8_path is not None and plain.int8_path.is_file()
+    assert mixed.int8_path is None
+    # They are another rounding of the same network.
+    assert plain.identity == plain.sha256
+
+
+def test_an_old_torch_has_no_such_operation(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_self: Int8Convolution, _layer: Int8Layer) -> None:
+        raise UnusableInt8Error("torch has no convolution in 8 bits here")
+
+    monkeypatch.setattr(Int8Convolution, "__init__", missing)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
+    assert choose_precision("auto", CPU, network) == torch.float32
+
+
+def test_rows_outside_of_the_page_count_as_zeros() -> None:
+    layer = Int8Layer(
+        torch.full((1, 1, 3, 3), 1, dtype=torch.int8),
+        torch.ones(1),
+        torch.zeros(1),
+        Codes(1.0, 32),
+        Codes(1.0, 32),
+    )
+    page = torch.full((1, 1, 3, 3), 40, dtype=torch.uint8)
+    # 8 above zero, in 4 neighbours at a corner, 6 at a side and 9 in the middle.
+    assert compute_exactly(layer, page).squeeze().tolist() == [[64, 80, 64], [80, 104, 80], [64, 80, 64]]
+    if not REASON:
+        made = Int8Convolution(layer)(page.contiguous(memory_format=torch.channels_last), rows_around=1)
+        assert made.squeeze().tolist() == [[64, 80, 64], [80, 104, 80], [64, 80, 64]]
+
+
+def test_weights_are_read_once(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert network.int8_path is not None
+    first = int8._read(network.int8_path)
+    monkeypatch.setattr(int8, "read_state", None)
+    assert int8._read(network.int8_path) is first
+
+
+@needs_int8
+def test_a_gray_page_is_the_mean_of_its_colors(network: Network) -> None:
+    page = (torch.rand(1, 1, 30, 22) * 255).round() / 255
+    with torch.inference_mode():
+        strips_of_colors = in_strips(network, torch.int8)
+        assert isinstance(network.module, Compact)
+        made = strips_of_colors.for_gray(network.module)(page)
+        expected = strips_of_colors(page.expand(-1, 3, -1, -1)).mean(1, keepdim=True)
+    # The weights of the mean are rounded to 8 bits once more.
+    assert made.shape == expected.shape
+    assert (made - expected).abs().max() < 1 / 255
