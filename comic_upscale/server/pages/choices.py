@@ -20,12 +20,13 @@ WORDS: Mapping[str, str] = MappingProxyType(
         "comic-fast": "Close to the page and quick, also without a GPU.",
         "comic-crisp": "Crisp lines also where the page is soft. Less like the page than comic-best, and as slow.",
         "comic-compact-x3": "Comics and manga, true to the drawing, about as quick as comic-fast.",
-        "RealESRGAN_x4plus_anime_6B": "The crispest lines, for comics and anime. About 30 times as long as comic-fast.",
-        "RealESRGAN_x2plus": "Photographs and painted pages at 2\N{MULTIPLICATION SIGN}. About 25 times as long as "
-        "comic-fast.",
-        "RealESRGAN_x4plus": "Photographs and painted pages. About 100 times as long as comic-fast.",
-        "realesr-animevideov3": "Comics and anime. About 3 times as long as comic-fast.",
-        "realesr-general-x4v3": "Pages of all kinds, also photographs. About 7 times as long as comic-fast.",
+        "RealESRGAN_x4plus_anime_6B": "The crispest lines, for comics and anime. Takes about 30 times as "
+        "long as comic-fast.",
+        "RealESRGAN_x2plus": "Photographs and painted pages at 2\N{MULTIPLICATION SIGN}. Takes about 25 times "
+        "as long as comic-fast.",
+        "RealESRGAN_x4plus": "Photographs and painted pages. Takes about 100 times as long as comic-fast.",
+        "realesr-animevideov3": "Comics and anime. Takes about 3 times as long as comic-fast.",
+        "realesr-general-x4v3": "Pages of all kinds, also photographs. Takes about 7 times as long as comic-fast.",
     }
 )
 """What a reader needs to know to choose a model, those of the package first. The catalogue has what its users know."""
