@@ -172,6 +172,10 @@ def test_the_first_administrator_comes_by_a_link_that_works_once(
     services: Services, visitor: httpx.Client
 ) -> None:
     link = f"/setup/{services.setup_token}"
+    # Who could be asked? There is nobody yet.
+    new, wrong = "the link that the server printed when it started", {"username": "ann", "password": OTHER}
+    for page in (visitor.get("/sign-in"), visitor.post("/sign-in", data=wrong)):
+        assert new in page.text and "Ask the administrator" not in page.text
     assert visitor.get("/setup/guess").status_code == 404
     assert visitor.get(link).status_code == 200
     form = {"username": "root", "password": PASSWORD, "repeated": PASSWORD}
@@ -181,10 +185,13 @@ def test_the_first_administrator_comes_by_a_link_that_works_once(
     assert visitor.post(link, data=form).headers["location"] == "/"
     assert visitor.get("/account").status_code == 200
     assert visitor.get(link).status_code == visitor.post(link, data=form).status_code == 404
+    visitor.cookies.clear()
+    page = visitor.get("/sign-in")
+    assert new not in page.text and "Ask the administrator" in page.text
     actions = services.database.read(
         lambda c: list(c.scalars(sa.select(audit.c.action).order_by(audit.c.id)))
     )
-    assert actions == ["user.create", "login"]
+    assert actions == ["login.failed", "user.create", "login"]
 
 
 def test_a_server_with_an_administrator_prints_no_link(open_server: OpenServices) -> None:

@@ -35,7 +35,9 @@ async def show_sign_in(request: Request, services: Server, next: str = "/") -> R
     viewer = await find_viewer(request, services)
     if viewer is not None and not viewer.must_change_password:
         return go_to(request, safe_target(next))
-    return render(request, "sign_in.html", next=safe_target(next), name="", error=None)
+    return render(
+        request, "sign_in.html", next=safe_target(next), name="", error=None, is_new=await _is_new(services)
+    )
 
 
 @router.get("/login")
@@ -61,7 +63,7 @@ async def sign_in(
         shown = as_api_error(error)
         return render(
             request, "sign_in.html", status=shown.status, headers=shown.headers, next=safe_target(next),
-            name=username, error=shown.message, asks_code=shown.field == "code",
+            name=username, error=shown.message, asks_code=shown.field == "code", is_new=await _is_new(services),
         )  # fmt: skip
     return _with_cookie(go_to(request, safe_target(next)), answer)
 
@@ -136,6 +138,13 @@ async def set_up(
             error=shown.message,
         )  # fmt: skip
     return _with_cookie(go_to(request, "/"), answer)
+
+
+async def _is_new(services: Services) -> bool:
+    """Return whether nobody can sign in yet, so that a link creates the first administrator."""
+    if services.setup_token is None:
+        return False
+    return not await services.database.read_async(accounts.has_admin)
 
 
 @router.get("/account")
