@@ -21,8 +21,14 @@ def is_token(services: Services, token: str) -> bool:
     return own is not None and hmac.compare_digest(own.encode(), token.encode())
 
 
-async def create_first_admin(services: Services, name: str, password: str) -> None:
+async def create_first_admin(services: Services, name: str, password: str, address: str | None) -> None:
     """Create an administrator, unless there is one by now.
+
+    Args:
+        services: of the server.
+        name: of the administrator.
+        password: of the administrator.
+        address: of the client that has the link.
 
     Raises:
         SettingsError: name or password is not allowed, or there is an administrator already.
@@ -33,7 +39,10 @@ async def create_first_admin(services: Services, name: str, password: str) -> No
     def create(connection: Connection) -> None:
         if accounts.has_admin(connection):
             raise SettingsError("there is an administrator already: sign in")
-        accounts.create_user(connection, name, "admin", password_hash=hashed)
-        audit.record(connection, None, "user.create", name, role="admin")
+        user_id = accounts.create_user(connection, name, "admin", password_hash=hashed)
+        # Whoever has the link is the administrator from now on.
+        scopes = accounts.scopes_of("admin")
+        actor = accounts.Account(user_id=user_id, name=name, role="admin", scopes=scopes, address=address)
+        audit.record(connection, actor, "user.create", name, role="admin", by="the link of the start")
 
     await services.database.write_async(create)

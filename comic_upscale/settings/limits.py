@@ -46,6 +46,12 @@ def parse_bytes(text: str, option: str) -> int:
     return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
 
 
+def bytes_text(size: int) -> str:
+    """Return a positive number of bytes as `parse_bytes` reads it, as short as it is exact: ``2G``, ``1536M``."""
+    power = next(power for power in (4, 3, 2, 1, 0) if size % (1 << 10 * power) == 0)
+    return f"{size >> 10 * power}{' KMGT'[power].strip()}"
+
+
 @dataclass(frozen=True, slots=True)
 class FailureLimit:
     """The number of pages that may fail before a run stops: a count, or a share of the job's pages."""

@@ -341,6 +341,16 @@ def shown_before(answer: httpx.Response) -> dict[str, str]:
     return {**dict(found), **{name.removeprefix("before."): value for name, value in found}}
 
 
+def test_bytes_are_shown_as_they_are_typed(services: Services, boss: httpx.Client) -> None:
+    assert 'name="max_upload_size" value="2G"' in boss.get("/admin/settings").text
+    assert post(boss, "/admin/settings", max_upload_size="1536M").status_code == 303
+    assert services.live.settings.max_upload_size == 1536 << 20
+    assert 'name="max_upload_size" value="1536M"' in boss.get("/admin/settings").text
+    # Nothing of Python is in what people read.
+    assert "max upload size 1610612736" in boss.get("/admin/audit").text
+    assert not re.search(r"[\[{]&#39;|\bTrue\b|\bNone\b", boss.get("/admin/audit").text)
+
+
 def test_two_people_change_settings_at_a_time(services: Services, boss: httpx.Client) -> None:
     """The form of each sends all fields. Neither takes back what the other has changed."""
     first, second = (shown_before(boss.get("/admin/settings")) for _ in range(2))

@@ -18,6 +18,7 @@ from comic_upscale.server.app import create_app
 from comic_upscale.server.database.schema import audit, sessions
 from comic_upscale.server.pages.app import ROUTERS
 from comic_upscale.server.pages.assets import assets
+from comic_upscale.server.pages.render import detail_text, options_text, scopes_text
 from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from tests.server.conftest import OpenServices, client_of
@@ -192,6 +193,35 @@ def test_the_first_administrator_comes_by_a_link_that_works_once(
         lambda c: list(c.scalars(sa.select(audit.c.action).order_by(audit.c.id)))
     )
     assert actions == ["login.failed", "user.create", "login"]
+    made = services.database.read(
+        lambda c: c.execute(sa.select(audit).where(audit.c.action == "user.create")).mappings().one()
+    )
+    assert (made["actor"], made["address"]) == ("root", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"neutral_paper": True, "archive_output": "epub"}, "neutral paper, volumes as EPUB"),
+        (
+            {"gate": False, "levels": "auto", "quality": 90},
+            "no quality gate, ink black, paper white, quality 90",
+        ),
+        ({"size": "screen kobo-libra-2 1264x1680 16 grays gamma 1 spreads keep"}, "Kobo Libra 2"),
+        ({"rules": [{"gray": True, "levels": "auto"}]}, "1 rule"),
+        ({"size": "width 1600", "strict": True}, "width 1600, strict"),
+    ],
+)
+def test_the_options_of_a_job_are_words(params: dict[str, Any], text: str) -> None:
+    assert options_text(params) == text
+
+
+def test_what_is_stored_is_shown_in_words() -> None:
+    assert (
+        detail_text({"scopes": ["jobs:read"], "is_on": True, "to": None})
+        == "scopes jobs:read, is on yes, to none"
+    )
+    assert scopes_text("jobs:read jobs:write") == "see jobs, upload and change jobs"
 
 
 def test_a_server_with_an_administrator_prints_no_link(open_server: OpenServices) -> None:

@@ -14,7 +14,7 @@ from comic_upscale.server import accounts, keys, sessions, setup, totp
 from comic_upscale.server.accounts import SCOPES, Scope
 from comic_upscale.server.api import auth, cookies
 from comic_upscale.server.api import totp as totp_api
-from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.access import Server, client_address
 from comic_upscale.server.api.auth import Login, NewKey, NewPassword
 from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
 from comic_upscale.server.api.routing import page_router
@@ -127,7 +127,7 @@ async def set_up(
     try:
         if password != repeated:
             raise SettingsError("the two passwords differ")
-        await setup.create_first_admin(services, username, password)
+        await setup.create_first_admin(services, username, password, client_address(request))
         answer = await auth.log_in(
             request, services, Login.model_construct(username=username, password=password)
         )

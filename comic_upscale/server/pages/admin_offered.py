@@ -24,6 +24,7 @@ from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.words import as_sentence
+from comic_upscale.settings.limits import bytes_text
 from comic_upscale.settings.options import as_flag, definitions, value_from_text
 
 router = page_router(prefix="/admin")
@@ -236,8 +237,9 @@ async def _settings_page(
     listed = await admin_server.show_settings(services, admin.account)
     shown = [
         {
-            **each, "now": _as_text(each["value"]), "first": _as_text(each["started_with"]) or "none",
-            "text": (typed or {}).get(each["name"], _as_text(each["value"])),
+            **each, "now": _as_text(each["name"], each["value"]),
+            "first": _as_text(each["name"], each["started_with"]) or "none",
+            "text": (typed or {}).get(each["name"], _as_text(each["name"], each["value"])),
         }
         for each in listed["settings"]
     ]  # fmt: skip
@@ -246,7 +248,7 @@ async def _settings_page(
 
 def _texts(settings: ServerSettings) -> dict[str, str]:
     """Return the settings that can be changed, as the form shows them."""
-    return {name: _as_text(getattr(settings, name)) for name in CHANGEABLE}
+    return {name: _as_text(name, getattr(settings, name)) for name in CHANGEABLE}
 
 
 def _in_labels(message: str) -> str:
@@ -259,7 +261,12 @@ def _in_labels(message: str) -> str:
     return as_sentence(message)
 
 
-def _as_text(value: Any) -> str:
+_IN_BYTES = frozenset(option.name for option in definitions(ServerSettings) if option.opt.metavar == "BYTES")
+
+
+def _as_text(name: str, value: Any) -> str:
+    if name in _IN_BYTES and value:
+        return bytes_text(value)
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -20,6 +20,7 @@ from comic_upscale.server.quotas import Quota
 from comic_upscale.server.words import as_sentence
 from comic_upscale.settings.option_json import to_json
 from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.settings.screens import read_devices
 from comic_upscale.version import __version__
 
 POLICY = (
@@ -135,6 +136,8 @@ def _environment() -> Environment:
         quota=quota_text,
         iso=iso,
         options=options_text,
+        detail=detail_text,
+        scopes=scopes_text,
         shorten=shorten,
     )
     return environment
@@ -220,7 +223,7 @@ def options_text(params: Mapping[str, Any]) -> str:
     named = [_value_text(params[name]) for name in order if params.get(name) not in (None, "auto", "")]
     usual = _defaults()
     rest = [
-        f"{name.replace('_', ' ')} {value}"
+        _option_text(name, value)
         for name, value in params.items()
         if name not in order and value != usual.get(name) and value is not None
     ]
@@ -228,9 +231,58 @@ def options_text(params: Mapping[str, Any]) -> str:
 
 
 def _value_text(value: Any) -> str:
-    """Return ``2`` and a multiplication sign for a scale, which is what the forms call it; other values as they are."""
-    kind, _, factor = str(value).partition(" ")
-    return f"{factor}\N{MULTIPLICATION SIGN}" if kind == "scale" and factor else str(value)
+    """Return ``2`` and a multiplication sign for a scale, the title of an e-reader; other values as they are."""
+    kind, _, rest = str(value).partition(" ")
+    if kind == "screen" and (device := read_devices().get(rest.partition(" ")[0])) is not None:
+        return device.title
+    return f"{rest}\N{MULTIPLICATION SIGN}" if kind == "scale" and rest else str(value)
+
+
+_OPTION_WORDS = {
+    "archive_output": "volumes as", "gray": "gray pages:", "icc": "colour profile:", "levels": "black and white:",
+    "gate": "quality gate", "png_level": "PNG level", "pdf_dpi": "dots per inch of PDFs:",
+    "skip_larger_than": "without pages above", "animated": "animations:", "tta": "several passes a page",
+}  # fmt: skip
+"""What the names of options do not say by themselves."""
+
+
+def _option_text(name: str, value: Any) -> str:
+    """Return an option and its value as people read them: ``neutral paper``, ``volumes as EPUB``."""
+    words = _OPTION_WORDS.get(name, name.replace("_", " "))
+    if isinstance(value, bool):
+        return words if value else f"no {words}"
+    if name == "rules":
+        return count_text(len(value), "rule")
+    if name == "levels" and value == "auto":
+        return "ink black, paper white"
+    if name == "archive_output" and value != "folder":
+        return f"{words} {str(value).upper()}"
+    return f"{words} {detail_text(value)}"
+
+
+def detail_text(value: Any) -> str:
+    """Return a value of JSON as people read it: ``jobs:read, jobs:write``, ``yes``, ``none``."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(name).replace('_', ' ')} {detail_text(each)}" for name, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(detail_text, value)) or "none"
+    return str(value)
+
+
+_SCOPE_WORDS = {
+    "jobs:read": "see jobs",
+    "jobs:write": "upload and change jobs",
+    "admin": "administer the server",
+}
+
+
+def scopes_text(scopes: str) -> str:
+    """Return what a key may do, by its permissions with spaces between them."""
+    return ", ".join(_SCOPE_WORDS.get(scope, scope) for scope in scopes.split())
 
 
 @cache
