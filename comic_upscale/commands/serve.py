@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import logging
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -100,6 +102,14 @@ def _weights_check(settings: ServerSettings) -> WeightsCheck | None:
     return WeightsCheck(command, environment, settings.data / "check")
 
 
+def say_missing_roots(settings: ServerSettings) -> None:
+    """Warn of folders of ``--root`` that are not there. Their drives may come later, so the server starts."""
+    for root in settings.root_folders:
+        if not root.is_dir():
+            message = "the folder %s of --root is not there: no job can use it until it is"
+            logging.getLogger(__name__).warning(message, root)
+
+
 def _announce(settings: ServerSettings, addresses: Addresses) -> None:
     everywhere = "  (and at every address of this machine)" if addresses.is_everywhere else ""
     typer.echo(f"Pages:    {addresses.pages}{everywhere}")
@@ -109,3 +119,5 @@ def _announce(settings: ServerSettings, addresses: Addresses) -> None:
     if addresses.setup is not None:
         typer.echo(f"Setup:    {addresses.setup}  (creates the first administrator)")
     sys.stdout.flush()
+    # A drive that does not answer must not hold the server.
+    threading.Thread(target=say_missing_roots, args=(settings,), daemon=True).start()

@@ -70,6 +70,9 @@ def check_url(text: str) -> Target:
         raise CallbackError("callback_url must begin with https://")
     if url.username is not None or url.password is not None:
         raise CallbackError("callback_url must not have a user or a password")
+    # Every machine takes this name for itself (RFC 6761), so nothing needs to be resolved.
+    if host.rstrip(".").rpartition(".")[2] == "localhost":
+        raise CallbackError("callback_url must lead to a public address")
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

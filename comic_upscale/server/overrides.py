@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
+from comic_upscale.server.accounts import find_user
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.database.schema import settings as table
 from comic_upscale.server.settings import ServerSettings
@@ -62,6 +63,7 @@ def change(
             f"{unknown[0][:64]} cannot be changed while the server runs: choose {', '.join(CHANGEABLE)}"
         )
     _changed(started, {name: value for name, value in changes.items() if value is not None})
+    _check_users(connection, changes.get("library_users") or ())
     for name, value in changes.items():
         connection.execute(sa.delete(table).where(table.c.name == name))
         if value is not None:
@@ -74,6 +76,13 @@ def change(
 def as_json(settings: ServerSettings) -> dict[str, Any]:
     """Return the settings that can be changed, as JSON."""
     return to_json(settings, CHANGEABLE)
+
+
+def _check_users(connection: Connection, names: Iterable[str]) -> None:
+    """Refuse names of users that do not exist: a typing error would lock somebody out without a word."""
+    for name in names:
+        if find_user(connection, name) is None:
+            raise SettingsError(f"there is no user named {name[:64]}: library_users takes names of users")
 
 
 def _changed(started: ServerSettings, stored: Mapping[str, Any]) -> ServerSettings:

@@ -123,6 +123,8 @@ def test_who_may_use_it(services: Services) -> None:
         # An administrator gives the right to another user at run time.
         sign_in(boss, "boss")
         change = {"csrf_token": csrf_of(boss.get("/admin/settings")), "library_users": "ann"}
+        wrong = boss.post("/admin/settings", data=change | {"library_users": "ann, anne"})
+        assert wrong.status_code == 400 and "There is no user named anne" in wrong.text
         assert boss.post("/admin/settings", data=change).status_code == 303
         assert bob.get("/library").status_code == 403 and ann.get("/library").status_code == 200
 

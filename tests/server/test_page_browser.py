@@ -593,6 +593,38 @@ def test_the_page_of_a_job_says_when_it_was_deleted_elsewhere(admin: Browser, vo
     admin.complaints()
 
 
+KEEP_STREAMS = """
+const Real = EventSource;
+window.streams = [];
+window.EventSource = class extends Real { constructor(url) { super(url); window.streams.push(this); } };
+"""
+
+
+def test_the_page_of_a_job_says_when_the_connection_is_lost(admin: Browser, volume: Path) -> None:
+    admin.open("/admin")
+    admin.find('button[value="pause"]').click()
+    admin.wait_for_text("The queue is paused")
+    admin.open("/")
+    admin.find("#files").send_keys(str(volume))
+    wait_for(admin.find("#send").is_enabled)
+    kept = admin.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": KEEP_STREAMS})
+    admin.find("#send").click()
+    admin.wait_for_text("An administrator has paused the queue.", "#state")
+    wait_for(lambda: admin.run("return streams[0].readyState") == 1)
+    # What a browser tells the page while the server is away, and when it is back.
+    admin.run("streams[0].dispatchEvent(new Event('error'))")
+    admin.wait_for_text("Connection lost, trying again", "#state")
+    admin.run("streams[0].dispatchEvent(new Event('open'))")
+    wait_for(lambda: "Connection lost" not in admin.text("#state"))
+    admin.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", kept)
+    admin.find('form[action$="/cancel"] button').click()
+    admin.wait_for_text("canceled", "#state")
+    admin.open("/admin")
+    admin.find('button[value="resume"]').click()
+    admin.wait_for_text("Pause the queue")
+    assert admin.complaints() == []
+
+
 def test_a_second_click_sends_a_form_once(admin: Browser) -> None:
     admin.open("/admin/users")
     admin.find("#username").send_keys("twice")

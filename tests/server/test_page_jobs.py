@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,20 @@ def upload(browser: httpx.Client, *names: str, **fields: str) -> str:
     answer = browser.post("/api/v1/uploads", files=parts, data=fields, headers=headers)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["job_id"])
+
+
+def test_the_list_counts_models_of_a_trial_and_pages_of_other_jobs(
+    services: Services, ann: httpx.Client
+) -> None:
+    for params in ({}, {"try_models": ["comic-best", "comic-fast"]}):
+        job = upload(ann)
+        finish(services, page(), page())
+        services.database.write(
+            lambda c: c.execute(
+                sa.update(jobs).where(jobs.c.id == job).values(params=params, pages_total=2)  # noqa: B023
+            )
+        )
+    assert re.findall(r"\b2 (?:pages|models)\b", ann.get("/jobs").text) == ["2 models", "2 pages"]
 
 
 def finish(services: Services, *pages: PagePictures, **changes: Any) -> str:
@@ -205,6 +220,8 @@ def test_a_job_is_canceled_run_again_and_deleted(services: Services, ann: httpx.
     assert ann.post(f"/jobs/{job}/again", data=token).status_code == 409
     assert ann.post(f"/jobs/{job}/cancel", data=token).headers["location"] == f"/jobs/{job}?notice=canceled"
     assert "canceled" in ann.get(f"/jobs/{job}?notice=canceled").text
+    # The address still says what was true at first.
+    assert "The job is queued." not in ann.get(f"/jobs/{job}?notice=queued").text
     wrong = ann.post(f"/jobs/{job}/again", data=token | {"model": "/etc/passwd"})
     assert wrong.status_code == 400 and "/etc/passwd" in wrong.text
     again = ann.post(f"/jobs/{job}/again", data=token | {"model": "realesr-animevideov3", "factor": "3"})

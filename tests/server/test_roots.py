@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from comic_upscale.commands.serve import say_missing_roots
 from comic_upscale.errors import SettingsError
 from comic_upscale.server.roots import check_links
+from comic_upscale.server.settings import ServerSettings
 from tests.jobs.test_run import as_nobody
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
@@ -59,3 +61,13 @@ def test_what_is_gone_is_passed_over(root: Path) -> None:
 def test_a_file_is_no_folder(root: Path) -> None:
     (root / "page.png").write_bytes(b"")
     check_links([root], root / "page.png")
+
+
+def test_a_root_that_is_not_there_is_said_and_may_come_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "here").mkdir()
+    roots = (str(tmp_path / "here"), str(tmp_path / "drive"), "s3://bucket/comics")
+    say_missing_roots(ServerSettings(data=tmp_path, roots=roots))
+    (told,) = caplog.messages
+    assert str(tmp_path / "drive") in told and "is not there" in told

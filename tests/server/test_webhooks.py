@@ -123,7 +123,7 @@ def sender(certificate: Path) -> Sender:
         "https://169.254.169.254/latest/meta-data", "https://[::ffff:127.0.0.1]/", "https://[64:ff9b::7f00:1]/",
         "https://[2002:7f00:1::]/", "https://0.0.0.0/", "https://example.com:99999/", "https://exa mple.com/",
         "https://example.com/\r\nHost: evil", "https://224.0.0.1/", "https://100.64.0.1/",
-        "https://example.com/" + "x" * 2000,
+        "https://example.com/" + "x" * 2000, "https://LOCALHOST/x", "https://a.localhost.:8443/",
     ],
 )  # fmt: skip
 def test_addresses_that_are_refused(url: str) -> None:

@@ -156,8 +156,11 @@ async def job_page(
     template = "job_state.html" if wants_part(request) else "trial.html" if models_of(row) else "job.html"
     if models_of(row):
         shown = list(enumerate(pages))
+    # The address of the page stays while the job goes on, so it may say what is over.
+    is_over = request.query_params.get("notice") == "queued" and row["status"] != "queued"
+    over: dict[str, Any] = {"notice": None} if is_over else {}
     return render(
-        request, template, **state, base=base, factor=_factor(row),
+        request, template, **state, **over, base=base, factor=_factor(row),
         is_shared=is_shared, pages=shown[first : first + SHOWN_AT_ONCE], page_count=len(pages), part=part,
         parts=-(-len(pages) // SHOWN_AT_ONCE), suspects=sum(page.suspect is not None for page in pages),
         models=models, mark="?live=true" if live else "",

@@ -74,13 +74,27 @@
     }
   }
 
-  let source;
+  // A time that is left means nothing while nobody knows. A stream that ends by itself is back before that is said.
+  let source, lost = 0;
+  function wonder() {
+    lost ||= setTimeout(() => {
+      lost = -1;
+      document.getElementById("left").textContent = "Connection lost, trying again";
+    }, 3000);
+  }
+  function isBack() {
+    clearTimeout(lost);
+    if (lost === -1) htmx.trigger(document.getElementById("state"), "refresh");
+    lost = 0;
+  }
   function follow() {
     source = new EventSource(first.dataset.events);
+    source.addEventListener("open", isBack);
     source.addEventListener("job", (event) => show(JSON.parse(event.data)));
     // The browser gives up after an answer that is no stream: the server starts again behind a proxy, or the job was
     // deleted meanwhile.
     source.addEventListener("error", async () => {
+      wonder();
       if (source.readyState !== EventSource.CLOSED) return;
       const answer = await fetch(location.href).catch(() => null);
       if (answer?.status === 404) location.reload();
