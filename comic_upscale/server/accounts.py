@@ -71,6 +71,31 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_email(email: str) -> str:
+    """Return an e-mail address if it looks like one.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    if len(email) > 320 or _EMAIL.fullmatch(email) is None:
+        raise SettingsError("the e-mail address must be one, such as ann@example.com")
+    return email
+
+
+def set_email(connection: Connection, user_id: str, email: str | None) -> None:
+    """Change the e-mail address of a user; None removes it.
+
+    Raises:
+        SettingsError: the address is not allowed, or that of another user.
+    """
+    value = None if email is None else check_email(email)
+    try:
+        with connection.begin_nested():
+            connection.execute(sa.update(users).where(users.c.id == user_id).values(email=value))
+    except IntegrityError:
+        raise SettingsError("another user has that e-mail address") from None
+
+
 def create_user(
     connection: Connection,
     name: str,
@@ -91,8 +116,8 @@ def create_user(
         # Names that differ in capitals alone would be taken for each other.
         if taken.casefold() == name.casefold():
             raise SettingsError(f"there is already a user named {taken}: choose another name")
-    if email is not None and (len(email) > 320 or _EMAIL.fullmatch(email) is None):
-        raise SettingsError("the e-mail address must be one, such as ann@example.com")
+    if email is not None:
+        check_email(email)
     user_id = new_id()
     try:
         with connection.begin_nested():

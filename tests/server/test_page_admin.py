@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from comic_upscale.models.catalogue import CATALOGUE, FAMILIES, family_of
 from comic_upscale.server import accounts, job_log, queue, workers
 from comic_upscale.server.api import admin_server
-from comic_upscale.server.database.schema import audit, users
+from comic_upscale.server.database.schema import audit, jobs, users
 from comic_upscale.server.pages.app import ROUTERS
 from comic_upscale.server.pages.choices import WORDS
 from comic_upscale.server.services import Services
@@ -534,6 +534,60 @@ def models_in(page: httpx.Response) -> list[str]:
         if menu
         else re.findall(r'name="models" value="(.*?)"', page.text)
     )
+
+
+def test_the_e_mail_address_of_a_user_is_shown_and_changed(services: Services, boss: httpx.Client) -> None:
+    post(boss, "/admin/users", username="ann", email="ann@example.com")
+    post(boss, "/admin/users", username="bob", email="bob@example.com")
+    assert 'value="ann@example.com"' in boss.get("/admin/users/ann").text
+    for wrong, told in (("ann", "such as ann@example.com"), ("bob@example.com", "Another user has that")):
+        refused = post(boss, "/admin/users/ann", email=wrong)
+        assert refused.status_code == 400 and told in refused.text and f'value="{wrong}"' in refused.text
+    for new in ("a@example.org", ""):
+        assert post(boss, "/admin/users/ann", email=new).headers["location"].endswith("notice=changed")
+        assert f'name="email" type="email" value="{new}"' in boss.get("/admin/users/ann").text
+
+
+def test_a_user_is_deleted_with_everything_and_nobody_else(services: Services, boss: httpx.Client) -> None:
+    add_person(services, "ann")
+    add_person(services, "bob")
+    stored: list[set[str]] = []
+    with pages_of(services) as browser:
+        for name in ("bob", "ann"):
+            sign_in(browser, name)
+            upload(browser, "Book.png")
+            finish(services, page())
+            stored.append(set(services.files.list()))
+        gone = upload(browser, "Next.png")
+        assert post(browser, f"/jobs/{gone}/delete").status_code == 303
+        upload(browser, "Next.png")
+        key = make_key(services, "ann")
+        taken(services.database)
+        running = post(boss, "/admin/users/ann/delete")
+        assert running.status_code == 409 and "A job of ann is running" in running.text
+        services.database.write(lambda c: c.execute(sa.update(jobs).values(status="failed")))
+        assert post(boss, "/admin/users/ann/delete").headers["location"] == "/admin/users?notice=user-deleted"
+        assert browser.get("/account").headers["location"].startswith("/sign-in")
+    with client_of(services, key) as client:
+        assert client.get("/api/v1/jobs").status_code == 401
+    assert set(services.files.list()) == stored[0]
+    owners = services.database.read(lambda c: set(c.scalars(sa.select(users.c.name).join(jobs))))
+    assert owners == {"bob"} and actions(services)[-1] == "user.delete"
+    for name, told in (
+        ("boss", "You cannot delete yourself"),
+        ("ann", "There is no such"),
+        ("anonymous", "no such"),
+    ):
+        assert told in post(boss, f"/admin/users/{name}/delete").text
+
+
+def test_a_user_of_the_library_is_not_deleted_before_the_name_has_left_it(open_server: OpenServices) -> None:
+    services = open_server(library_users=("ann",))
+    add_person(services, "boss", "admin")
+    add_person(services, "ann")
+    with pages_of(services) as client:
+        refused = post(sign_in(client, "boss"), "/admin/users/ann/delete")
+        assert refused.status_code == 409 and "out of the setting library users first" in refused.text
 
 
 def test_menus_offer_families_in_place_of_their_networks(services: Services, boss: httpx.Client) -> None:

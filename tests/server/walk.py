@@ -86,6 +86,7 @@ def walk(services: Services, paths: Mapping[str, Any]) -> Walk:
         call("POST", "/api/v1/admin/queue/resume")
         call("POST", "/api/v1/admin/users", json={"username": "bob", "password": PASSWORD})
         call("PATCH", "/api/v1/admin/users/bob", json={"pixels_per_day": 10**9})
+        call("DELETE", "/api/v1/admin/users/bob")
         call("POST", "/api/v1/admin/settings", json={"retention_days": 7})
         preset = {"description": "For the web.", "options": {"format": "webp", "denoise": "low"}}
         call("PUT", "/api/v1/admin/presets/web", json=preset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from fastapi import Query
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server import accounts, audit, jobs, keys, queue, requeue, sessions, totp
+from comic_upscale.server import accounts, audit, deletion, jobs, keys, queue, requeue, sessions, totp
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.auth import Password, key_json
@@ -18,6 +19,7 @@ from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.jobs import read_list
 from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.database.schema import audit as audit_table
+from comic_upscale.server.database.schema import jobs as jobs_table
 from comic_upscale.server.database.schema import users
 from comic_upscale.server.jobs import Status, iso
 from comic_upscale.server.params import read_changes
@@ -62,6 +64,7 @@ class UserChange(BaseModel):
     role: Literal["admin", "user"] | None = None
     disabled: bool | None = None
     password: Password | None = None
+    email: Annotated[str, Field(max_length=320)] | None = None
     jobs_at_once: Annotated[int, Field(ge=1, le=1000)] | None = None
     bytes_per_day: Annotated[int, Field(ge=0, le=1 << 50)] | None = None
     pages_per_day: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
@@ -211,7 +214,7 @@ async def store_user(
 
     Raises:
         ApiError: 404, there is no such user; 409, it is the last administrator.
-        SettingsError: the password is not allowed.
+        SettingsError: the password or the e-mail address is not allowed.
     """
     given = change.model_dump(exclude_unset=True)
     password, reset_totp = given.pop("password", None), given.pop("reset_totp", False)
@@ -222,11 +225,17 @@ async def store_user(
         if user is None or user["role"] == "anonymous":
             raise not_found("user")
         check(user)
-        values = {name: value for name, value in given.items() if value is not None or name in _LIMITS}
+        values = {
+            name: value
+            for name, value in given.items()
+            if name != "email" and (value is not None or name in _LIMITS)
+        }
         if hashed is not None:
             accounts.set_password(connection, user["id"], hashed, must_change=True)
         if reset_totp:
             totp.end(connection, user["id"])
+        if "email" in given:
+            accounts.set_email(connection, user["id"], given["email"])
         if values:
             connection.execute(sa.update(users).where(users.c.id == user["id"]).values(values))
         loses_admin = user["role"] == "admin" and (values.get("role") == "user" or values.get("disabled"))
@@ -239,11 +248,61 @@ async def store_user(
             admin,
             "user.change",
             username,
-            changed=sorted([*values, *["password"] * bool(hashed), *["totp"] * reset_totp]),
+            changed=sorted(
+                [
+                    *values,
+                    *["email"] * ("email" in given),
+                    *["password"] * bool(hashed),
+                    *["totp"] * reset_totp,
+                ]
+            ),
         )
         return _user_json(accounts.find_user(connection, username))
 
     return await services.database.write_async(write)
+
+
+@router.delete(
+    "/users/{username}", status_code=204, summary="Delete a user with all jobs", responses=documented(409)
+)
+async def delete_user(services: Server, admin: AdminAccount, username: str) -> None:
+    """Delete a user with the jobs, originals, results, watched folders, keys and sessions of the user.
+
+    Files in folders of the server stay, and so does the audit log. A block keeps everything, and can be taken back.
+    """
+    # The next user of that name would have the right, too.
+    if username in services.settings.library_users:
+        raise ApiError(
+            409,
+            "library_user",
+            f"{username} may use the library: take the name out of the setting library_users first.",
+        )
+
+    def write(connection: Connection) -> list[str]:
+        user = accounts.find_user(connection, username)
+        if user is None or user["role"] == "anonymous" or user["id"] == services.environment_id:
+            raise not_found("user")
+        if user["id"] == admin.user_id:
+            raise ApiError(409, "yourself", "You cannot delete yourself: another administrator can.")
+        count = connection.scalar(
+            sa.select(sa.func.count()).select_from(jobs_table).where(jobs_table.c.owner_id == user["id"])
+        )
+        keys = deletion.delete_user(connection, user)
+        if keys is None:
+            raise ApiError(
+                409, "running", f"A job of {username} is running: cancel it first, then delete the user."
+            )
+        if (
+            user["role"] == "admin"
+            and user["password_hash"] is not None
+            and not accounts.has_admin(connection)
+        ):
+            raise ApiError(409, "last_admin", "This is the last administrator who can log in.")
+        audit.record(connection, admin, "user.delete", username, jobs=count)
+        return keys
+
+    for key in await services.database.write_async(write):
+        await asyncio.to_thread(services.files.delete, key)
 
 
 @router.get("/keys", summary="List the API keys of all users")

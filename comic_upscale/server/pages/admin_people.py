@@ -75,7 +75,7 @@ async def change_user(
     admin: Admin,
     username: str,
 ) -> Response:
-    """Change the role and the limits of a user: the fields that somebody changed."""
+    """Change the role, the e-mail address and the limits of a user: the fields that somebody changed."""
     form = await request.form(max_fields=100)
     now = _fields(await _find_user(services, username))
     typed: dict[str, str] = {}
@@ -104,6 +104,20 @@ async def block_user(
     change = admin_api.UserChange(disabled=disabled)
     await admin_api.change_user(services, admin.account, username, change)
     return go_to(request, f"/admin/users/{username}", "blocked" if disabled else "changed")
+
+
+@router.post("/users/{username}/delete")
+async def delete_user(request: Request, services: Server, admin: Admin, username: str) -> Response:
+    """Delete a user with everything that belongs to the user."""
+    try:
+        await admin_api.delete_user(services, admin.account, username)
+    except (ApiError, ComicUpscaleError) as error:
+        shown = as_api_error(error)
+        if shown.status == 404:
+            raise
+        message = shown.message.replace("library_users", "library users")
+        return await _user_page(request, services, username, status=shown.status, error=message)
+    return go_to(request, "/admin/users", "user-deleted")
 
 
 @router.post("/users/{username}/password")
@@ -212,6 +226,7 @@ def _fields(user: Mapping[str, Any]) -> dict[str, str]:
     }
     return {
         "role": user["role"],
+        "email": user["email"] or "",
         **{name: "" if value is None else str(value) for name, value in limits.items()},
     }
 
@@ -225,6 +240,8 @@ def _change(typed: Mapping[str, str]) -> admin_api.UserChange:
     changed: dict[str, Any] = {}
     if "role" in typed:
         changed["role"] = _role(typed["role"])
+    if "email" in typed:
+        changed["email"] = typed["email"] or None
     if "jobs_at_once" in typed:
         changed["jobs_at_once"] = _limit(typed["jobs_at_once"], "jobs at once", least=1, most=1000)
     if "pages_per_day" in typed:

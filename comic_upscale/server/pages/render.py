@@ -48,6 +48,7 @@ NOTICES: Mapping[str, str] = {
     "revoked": "The key is revoked.",
     "signed-out": "You have signed out.",
     "unchanged": "Nothing was changed.",
+    "user-deleted": "The user is deleted, with all jobs, results, keys and sessions.",
     "undrained": "The worker is no longer drained.",
     "unwatched": "The folder is no longer watched. Its jobs and results stay.",
     "watched": "The folder is watched. What is in it now is upscaled, and later what is new or changed.",
