@@ -7,6 +7,7 @@ container.
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,6 +93,18 @@ def fetch(
             f"writable and has {file.size / 1e6:.0f} MB free, or choose another folder. {by_hand}"
         ) from error
     return target
+
+
+_BY_HAND = re.compile(
+    r" Or download \S+ by hand and save it as .*?(?= \(attempt \d+ of \d+\)|$)| Make sure that the folder is.*",
+    re.DOTALL,
+)
+_WRITTEN_TO = re.compile(r" could not be written to .*?(?=: )")
+
+
+def without_places(message: str) -> str:
+    """Return the message of a failed download without folders of this machine, for somebody who cannot use them."""
+    return _WRITTEN_TO.sub(" could not be stored", _BY_HAND.sub("", message))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import DatabaseError
+from comic_upscale.models.download import without_places
 from comic_upscale.server import spent
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.engine import Database
@@ -240,7 +241,17 @@ def job_json(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
 def jobs_json(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return several jobs as the API shows them."""
     places = positions(connection, rows)
-    return [_json(row, places[row["id"]]) for row in rows]
+    return [_json(for_everybody(row), places[row["id"]]) for row in rows]
+
+
+def for_everybody(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a job whose error and failures name no folder of the worker. Its log, for administrators, names them."""
+    failures = row["failures"]
+    return {
+        **row,
+        "error": None if row["error"] is None else without_places(row["error"]),
+        "failures": failures and [{**each, "reason": without_places(each["reason"])} for each in failures],
+    }
 
 
 def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 
 from comic_upscale.errors import WeightsError
 from comic_upscale.models.catalogue import WeightsFile
-from comic_upscale.models.download import Timeouts, fetch
+from comic_upscale.models.download import Timeouts, fetch, without_places
 from comic_upscale.retries import RetryPolicy
 from tests.models.misbehaving_server import (
     PAYLOAD,
@@ -269,3 +269,17 @@ def test_a_link_under_the_name_of_an_unfinished_file_is_not_followed(
     assert path.read_bytes() == PAYLOAD
     assert precious.read_bytes() == b"precious"
     assert _names(tmp_path / "cache") == ["model.pth"]
+
+
+def test_what_everybody_is_told_of_a_failed_download_names_no_folder(tmp_path: Path) -> None:
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}/net.pth"
+        file = WeightsFile("net.pth", address, 10, "0" * 64)
+        (tmp_path / "file").touch()
+        away, no_folder = _fails(file, tmp_path / "cache"), _fails(file, tmp_path / "file" / "cache")
+    for message in (away, no_folder):
+        assert str(tmp_path) in message
+        told = without_places(message)
+        assert str(tmp_path) not in told and told.startswith("net.pth could not be")
+    assert without_places(f"{away} (attempt 3 of 3)").endswith("(attempt 3 of 3)")

@@ -601,6 +601,9 @@ def test_menus_offer_families_in_place_of_their_networks(services: Services, bos
         assert set(models_in(boss.get(path))) == {*FAMILIES, *map(family_of, CATALOGUE.values())}
         # No hint compares a model with one that only the makers know.
         assert "the work of" not in boss.get(path).text
+    # What has to be downloaded is marked, as its first job takes longer, or cannot begin.
+    assert "RealESRGAN_x4plus (67.0 MB to download once)</option>" in boss.get("/").text
+    assert "comic-best</option>" in boss.get("/").text and "67.0 MB to download once" in boss.get("/try").text
     # A link of an older trial names a network.
     assert '<option value="comic-best" selected>' in boss.get("/?model=comic-best-x2").text
     assert 'value="comic-fast" checked' in boss.get("/try?models=comic-fast-x3&models=comic-crisp").text

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from comic_upscale.server import accounts, pictures, queue, search
-from comic_upscale.server.database.schema import audit, files, jobs, users
+from comic_upscale.server.database.schema import audit, files, jobs, now_ms, users
 from comic_upscale.server.files import store_file
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.jobs import create_folder_job, delete_job
@@ -65,6 +65,23 @@ def test_the_list_counts_models_of_a_trial_and_pages_of_other_jobs(
             )
         )
     assert re.findall(r"\b2 (?:pages|models)\b", ann.get("/jobs").text) == ["2 models", "2 pages"]
+
+
+def test_a_job_that_waits_for_its_next_attempt_says_when_and_names_no_folder(
+    services: Services, ann: httpx.Client
+) -> None:
+    job = upload(ann)
+    reason = (
+        "net.pth could not be downloaded in 3 attempts: no connection. Check the connection and try again."
+    )
+    places = "Or download https://example.com/net.pth by hand and save it as /srv/cache/net.pth"
+    held = taken(services.database)
+    services.database.write(lambda c: queue.retry(c, held, "weights", f"{reason} {places}"))
+    # An hour, so that no time of a test counts.
+    services.database.write(lambda c: c.execute(sa.update(jobs).values(not_before=now_ms() + 3_600_000)))
+    shown = ann.get(f"/jobs/{job}").text
+    assert reason in shown and "the next attempt begins in about" in shown
+    assert "/srv" not in shown and "/srv" not in ann.get(f"/api/v1/jobs/{job}").text
 
 
 def finish(services: Services, *pages: PagePictures, **changes: Any) -> str:

@@ -49,7 +49,7 @@ def in_families(models: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             shown[family] = {**parts[0], "name": family, "note": " ".join(notes)}
     order = {name: number for number, name in enumerate(WORDS)}
     found = sorted(shown.values(), key=lambda model: order.get(model["name"], len(order)))
-    return [{**model, "purpose": _words(model)} for model in found]
+    return [{**model, "purpose": _words(model), "download": _download(model["name"])} for model in found]
 
 
 def in_menu(name: str, models: Iterable[Mapping[str, Any]]) -> str:
@@ -61,6 +61,12 @@ def in_menu(name: str, models: Iterable[Mapping[str, Any]]) -> str:
     """
     names = {model["name"] for model in models}
     return name if name in names or name not in CATALOGUE else family_of(CATALOGUE[name])
+
+
+def _download(name: str) -> int:
+    """Return the bytes that the first job with a model downloads, unless they are there; 0 for one of the package."""
+    files = CATALOGUE[name].files if name in CATALOGUE else ()
+    return sum(file.size for file in files if not file.bundled)
 
 
 def _words(model: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from comic_upscale.server.api import catalogue, job_actions
 from comic_upscale.server.api import jobs as jobs_api
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.routing import page_router
+from comic_upscale.server.database.schema import NOW
 from comic_upscale.server.estimates import seconds_until_done
 from comic_upscale.server.jobs import Status, job_json
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
@@ -243,6 +244,14 @@ def suspects_first(
     return suspects + (others[::-1] if newest_first else others)
 
 
+def _next_attempt(connection: Connection, row: Mapping[str, Any]) -> float | None:
+    """Return the seconds until a job that failed is tried again; None for any other job."""
+    if row["status"] != "queued" or row["error"] is None:
+        return None
+    now = connection.scalar(NOW) or 0
+    return float(max(row["not_before"] - now, 0) / 1000)
+
+
 def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     originals = jobs.files_of(connection, "original", upload_id=row["upload_id"]) if row["upload_id"] else []
     results = jobs.files_of(connection, "result", job_id=row["id"])
@@ -251,7 +260,8 @@ def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     is_paused = row["status"] == "queued" and queue.is_paused(connection)
     waits = row["status"] in ("queued", "running") and not is_paused
     return {
-        "job": dict(row),
+        "job": jobs.for_everybody(row),
+        "next_attempt": _next_attempt(connection, row),
         "shown": job_json(connection, row),
         "originals": originals,
         "results": results,
