@@ -351,15 +351,15 @@ def failure_line(source: str, kind: str, reason: str) -> str:
 
 
 def _percent(report: JobStatus) -> str:
-    """Return how far a job is. One that has ended with failures is not said to be whole."""
-    return "" if report.state == "finished" and report.failed else f"{report.percent:g} %, "
+    """Return how far a job is. One with failed pages is not said to be done that far."""
+    return f"{report.percent:g} %{' decided' if report.failed else ''}"
 
 
 def status_lines(report: JobStatus) -> list[str]:
     """Return the status of a job as text."""
     skipped = f", {report.skipped:,} skipped" if report.skipped else ""
     lines = [
-        f"{report.state}: {_percent(report)}{report.done:,} of {report.total:,} done, "
+        f"{report.state}: {_percent(report)}, {report.done:,} of {report.total:,} done, "
         f"{report.failed:,} failed{skipped}, {report.pending:,} pending"
     ]
     if report.volumes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from comic_upscale.errors import ComicUpscaleError, first_error
@@ -61,6 +62,8 @@ class _Process:
             await recording
             ticking.cancel()
             resuming.cancel()
+        # The pages since the last tick: the run ends with the share that `status` shows.
+        self._show({})
         return self._tally
 
     async def _process(self, group: asyncio.TaskGroup) -> None:
@@ -86,6 +89,9 @@ class _Process:
             busy["decode"] = min(1.0, busy.get("decode", 0.0) + self._intake.busy())
             if not self._executor.is_remote:
                 busy["place"] = self._recorder.busy()
-            activity = self._executor.activity
-            self._context.emit(self._tally.progress(activity, busy, stop.reason, paused=stop.is_paused))
+            self._show(busy)
             await asyncio.sleep(TICK_SECONDS)
+
+    def _show(self, busy: Mapping[str, float]) -> None:
+        stop, activity = self._context.stop, self._executor.activity
+        self._context.emit(self._tally.progress(activity, busy, stop.reason, paused=stop.is_paused))

@@ -2,7 +2,7 @@
 
 ::
 
-    moire: float | None = column("real", "m014_moire")
+    moire: float | None = column("real", "m015_moire")
 
 The migration that adds the column to older ledgers, and the statement that fills it, follow from the field. It imports
 no library.

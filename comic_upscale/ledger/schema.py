@@ -26,11 +26,12 @@ class Migration:
     """SQL, run in this order inside one transaction."""
 
 
-def _progress_view(counted: str = "true") -> str:
+def _progress_view(counted: str = "true", decided: str = "pages.state = 'done'") -> str:
     """Return the view that counts the pages of each job. Migrations run it, so it never changes.
 
     Args:
         counted: the condition for rows of ``pages`` that count.
+        decided: the condition for those among them whose share is the percentage.
     """
     return f"""
     create view progress as
@@ -43,7 +44,7 @@ def _progress_view(counted: str = "true") -> str:
         coalesce(sum(pages.state = 'failed'), 0) as failed,
         coalesce(sum(pages.state = 'skipped'), 0) as skipped,
         coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
-        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
+        round(100.0 * coalesce(sum({decided}), 0) / max(count(pages.id), 1), 1) as percent
     from jobs left join pages on pages.job_id = jobs.id and {counted}
     group by jobs.id
     """
@@ -160,6 +161,14 @@ _M009 = (
     " where pages.gone = 1 and pages.state = 'done' order by pages.job_id, pages.id",
 )
 
+_M014 = (
+    "drop view progress",
+    _progress_view(
+        "pages.gone = 0 and (pages.kind = 'page' or pages.state = 'failed')",
+        "pages.state in ('done', 'failed', 'skipped')",
+    ),
+)
+
 _WRITTEN = (
     # Jobs, the runs that worked on them, and every page; two views for reading.
     Migration("m001_jobs_runs_pages", _M001),
@@ -197,6 +206,8 @@ _WRITTEN = (
     ),
     # What is done of the pages in progress, as JSON, if their engine tells.
     Migration("m013_within", ("alter table runs add column within text",)),
+    # The percentage of the view counts failed and skipped pages, as `status` does.
+    Migration("m014_decided", _M014),
 )
 """The migrations that are written here; those of single columns follow from the fields of `PageDone`."""
 

@@ -64,6 +64,7 @@ class JobStatus:
     skipped: int
     pending: int
     percent: float
+    """Pages that are decided (done, failed or skipped), of all: 100 for a finished job, also with failed pages."""
     pages_per_second: float | None
     eta_seconds: float | None
     alive: bool

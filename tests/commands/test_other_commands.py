@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,10 +46,19 @@ def job(tmp_path: Path) -> Path:
 def test_status_in_words(job: Path) -> None:
     code, out, _ = invoke("status", "--job", job, "--failures")
     assert code == 0
-    assert out.startswith("stopped: 33.3 %, 0 of 3 done, 1 failed, 2 pending")
+    assert out.startswith("stopped: 33.3 % decided, 0 of 3 done, 1 failed, 2 pending")
     assert "the run was stopped (SIGTERM)" in out
     assert "failed: 0.png: cut \\x1b[31m short [truncated]" in out
     assert "run the same command again" in out
+
+
+def test_every_display_counts_failed_pages_as_decided(job: Path) -> None:
+    path = job / ".comic-upscale" / "ledger.sqlite3"
+    with closing(sqlite3.connect(path)) as ledger, ledger:
+        assert ledger.execute("select percent from progress").fetchone() == (33.3,)
+        ledger.execute("update pages set state = 'done' where state = 'pending'")
+    assert invoke("status", "--job", job)[1].startswith("finished: 100 % decided, 2 of 3 done, 1 failed")
+    assert json.loads(invoke("status", "--job", job, "--json")[1])["percent"] == 100.0
 
 
 def test_status_as_json(job: Path) -> None:

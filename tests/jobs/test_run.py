@@ -453,6 +453,24 @@ def test_events_come_in_order_and_add_up(make_settings: MakeSettings) -> None:
     assert (started.total, started.todo, started.device) == (13, 13, "fake")
 
 
+def test_the_last_progress_of_a_stopped_run_is_what_the_status_says(make_settings: MakeSettings) -> None:
+    settings = make_settings(workers=1)
+    for name in ("a.png", "b.png"):
+        (settings.input / name).write_bytes(b"bad")
+    stop, shown = StopRequest(), []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Progress):
+            shown.append(event)
+        elif isinstance(event, PageDone):
+            stop.request("SIGINT")
+
+    run(settings, on_event=listen, stop=stop)
+    status, last = read_status(settings.ledger_path), shown[-1]
+    assert (last.done, last.failed, last.pending) == (status.done, status.failed, status.pending)
+    assert status.percent == round(100 * (last.done + last.failed) / last.total, 1)
+
+
 def test_what_the_ledger_keeps_of_a_page(make_settings: MakeSettings) -> None:
     import hashlib
 

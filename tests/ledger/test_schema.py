@@ -19,7 +19,7 @@ from tests.ledger.test_queries import add_job, done
 RECORDED = (
     "m001_jobs_runs_pages", "m002_model_auto", "m003_carried_files", "m004_volumes", "m005_early_gray", "m006_price",
     "m007_gate", "m008_copies", "m009_gone", "m010_own_settings", "m011_billed", "m012_levels",
-    "m013_within",
+    "m013_within", "m014_decided",
 )  # fmt: skip
 """Names that ledgers of users hold: another name would make these ledgers look newer than the program."""
 
