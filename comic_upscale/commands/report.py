@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from comic_upscale.commands.environment import default_workers
+from comic_upscale.commands.evaluate import progress
 from comic_upscale.commands.recorded_job import JobFolder, LedgerOfFolder, find_job
-
-if TYPE_CHECKING:
-    from comic_upscale.reporting.report import OnStep
+from comic_upscale.console.printable import printable
+from comic_upscale.settings.paths import path_text
 
 
 def report(
@@ -48,12 +48,18 @@ def report(
 
     The file opens offline in any browser. While a job runs, its report covers the pages that are done.
     """
-    from comic_upscale.reporting.report import NAME, make_report, write_report
+    from comic_upscale.reporting.place import NAME, check_place
     from comic_upscale.settings.places import is_bucket
 
     path, folder = find_job(job, ledger)
     target = output or (Path(NAME) if is_bucket(folder) else folder / NAME)
-    with _Steps() as on_step:
+    # Comparing pages takes long, and so does importing what compares them.
+    if not overwrite:
+        check_place(target)
+    typer.echo(printable(f"making the report of {path_text(folder)}..."), err=True)
+    from comic_upscale.reporting.report import make_report, write_report
+
+    with progress() as on_step:
         made = make_report(
             path, folder, look_at=look_at, show=show, workers=default_workers(), on_step=on_step
         )
@@ -74,27 +80,3 @@ def report(
 
         if not webbrowser.open(target.absolute().as_uri()):
             typer.echo("note: could not start a browser; open the file yourself", err=True)
-
-
-class _Steps:
-    """A progress bar on standard error while pages are compared; silent where that is not a terminal."""
-
-    def __enter__(self) -> OnStep:
-        from rich.progress import Progress
-
-        from comic_upscale.console.streams import make_console
-
-        console = make_console(stderr=True)
-        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-        self._bar.start()
-        tasks: dict[str, object] = {}
-
-        def on_step(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = self._bar.add_task(what, total=total)
-            self._bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
-
-        return on_step
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()

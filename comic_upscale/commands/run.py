@@ -47,6 +47,8 @@ from comic_upscale.settings.paths import absolute, default_output, path_text, re
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.processing import DEFAULT_SIZE
 from comic_upscale.settings.profiles import NONE, Profile, with_profile
+from comic_upscale.settings.resources import check_device_name
+from comic_upscale.settings.run import NO_PRICE
 
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
@@ -158,6 +160,7 @@ def run(
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
+    check_ceiling(job)
     if job.replace_sources and not start.yes:
         ask_before_changing_input([job.input], may_ask=not shown.as_json)
     if not start.redo and not shown.as_json and has_terminal():
@@ -215,9 +218,30 @@ def job_settings(given: Mapping[str, Any]) -> JobSettings:
     if values.get("ledger") is None and is_bucket(values["output"]):
         values["ledger"] = bucket_ledger(values["output"])
     try:
-        return JobSettings(**values)
+        settings = JobSettings(**values)
+        if settings.backend == "torch":
+            # The engine checks them, too, after seconds of imports. Other engines may have devices of their own.
+            for name in settings.device.split(","):
+                check_device_name(name.strip() or "auto")
     except SettingsError as error:
         raise SettingsError(f"{error}{_whose(profile, given, str(error))}") from None
+    return settings
+
+
+def check_ceiling(job: JobSettings) -> None:
+    """Refuse a cost ceiling without a price at once. The run checks it, too, once it has read the input.
+
+    Raises:
+        SettingsError: no run of the ledger had a price.
+    """
+    # The ledger of a bucket may be there, with a price.
+    if job.max_cost is None or job.price is not None or is_bucket(job.output):
+        return
+    from comic_upscale.engines.registry import find_factory
+    from comic_upscale.ledger.queries import knows_price
+
+    if not knows_price(job.ledger_path) and find_factory(job.backend).billing != "call":
+        raise SettingsError(NO_PRICE)
 
 
 def _whose(profile: Profile | None, given: Mapping[str, Any], message: str) -> str:

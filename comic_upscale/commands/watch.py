@@ -23,6 +23,7 @@ from comic_upscale.commands.run import (
     SHOW,
     ShowOptions,
     WorkerSocket,
+    check_ceiling,
     hook_settings,
     job_settings,
     open_display,
@@ -111,6 +112,8 @@ def watch(
     shown = ShowOptions(**show.values())
     jobs = watched_jobs(folders, given.values())
     _check_there(jobs)
+    for job in jobs:
+        check_ceiling(job)
     replaced = [job.input for job in jobs if job.replace_sources]
     if replaced and not options.yes:
         ask_before_changing_input(replaced, may_ask=not shown.as_json)

@@ -30,6 +30,7 @@ from comic_upscale.planning.prepare import JobRecord, prepare_job
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import answers_folder, default_ledger
+from comic_upscale.settings.run import NO_PRICE
 from comic_upscale.storage.answers import AnswerStore
 from comic_upscale.storage.stores import Stores
 from comic_upscale.version import __version__
@@ -167,9 +168,7 @@ def _check_price(job: ResolvedJob, ledger: Ledger) -> None:
         return
     job_id = ledger.find_job(settings.input, settings.output, job.fingerprint)
     if job_id is None or ledger.spent(job_id)[0] is None:
-        raise SettingsError(
-            "--max-cost needs the price of an hour on this machine: add --price, for example --price 0.20"
-        )
+        raise SettingsError(NO_PRICE)
 
 
 def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | None:

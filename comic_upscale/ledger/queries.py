@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comic_upscale.errors import InputError, LedgerError
 from comic_upscale.ledger.reading import (
     OF_SUSPECTS,
     columns_of,
@@ -64,6 +65,18 @@ class Suspect:
     reasons: str
     scores: dict[str, float]
     """Scores by the names in ``gate/scores.py``."""
+
+
+def knows_price(ledger: Path) -> bool:
+    """Return whether a run of a ledger had a price; also True for one that cannot be read, False if there is none."""
+    try:
+        with reading(ledger, pages=()) as connection:
+            query = "select exists (select 1 from runs where price is not null)"
+            return "price" in columns_of(connection, "runs") and bool(connection.execute(query).fetchone()[0])
+    except InputError:
+        return False
+    except LedgerError:
+        return True
 
 
 def copy_ledger(ledger: Path, target: sqlite3.Connection) -> None:

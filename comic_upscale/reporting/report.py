@@ -19,23 +19,18 @@ from typing import Any
 
 from comic_upscale.console.printable import printable
 from comic_upscale.console.text import duration, megabytes, model_name, rate
-from comic_upscale.errors import OutputError, PageError, SettingsError
+from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
 from comic_upscale.ledger.queries import Failure, read_done_pages, read_failures, read_run_rows
 from comic_upscale.ledger.status import JobStatus, read_status
 from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.reporting.charts import rate_chart, stage_chart
 from comic_upscale.reporting.inspection import Gallery, Selected, Selection, choose, decode_both
+from comic_upscale.reporting.place import MARK, check_place
 from comic_upscale.reporting.timeline import Timeline, make_timeline
 from comic_upscale.reporting.views import MOST_PIXELS, QUALITY, View, data_uri, make_view
 from comic_upscale.storage.atomic import write_whole
 from comic_upscale.version import __version__
-
-NAME = "report.html"
-"""The name of the report in the output folder."""
-
-MARK = "<!-- report of comic-upscale -->"
-"""The first line of a report. A file that starts with it may be replaced."""
 
 LOOK_AT = 200
 """The default number of pages without scores to compare with their sources."""
@@ -286,23 +281,7 @@ def write_report(report: Report, path: Path, *, overwrite: bool = False) -> int:
         OutputError: the report cannot be written.
     """
     if not overwrite:
-        _check_free(path, f"{MARK}\n".encode())
+        check_place(path)
     data = as_html(report).encode()
     write_whole(data, path)
     return len(data)
-
-
-def _check_free(path: Path, beginning: bytes) -> None:
-    try:
-        if path.is_dir():
-            raise SettingsError(f"{path} is a folder: name a file with --output")
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            ours = file.read(len(beginning)) == beginning
-    except OSError as error:
-        raise OutputError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not ours:
-        raise SettingsError(
-            f"{path} is not a report of comic-upscale: allow --overwrite, or choose another --output"
-        )

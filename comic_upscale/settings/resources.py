@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -11,6 +12,9 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.settings.options import Group, Opt, check
 
 MACHINE = "Machine"
+
+DEVICE_NAME = re.compile(r"(?P<kind>cuda|xpu|mps|cpu)(?::(?P<index>\d+))?")
+"""The name of a device of PyTorch."""
 
 
 def parse_auto_or_number(text: str, option: str) -> int | None:
@@ -25,6 +29,16 @@ def parse_auto_or_number(text: str, option: str) -> int | None:
         return int(text)
     except ValueError:
         raise SettingsError(f"{option} must be auto or a whole number, not {text!r}") from None
+
+
+def check_device_name(name: str) -> None:
+    """Check the name of a device of PyTorch, or ``auto``.
+
+    Raises:
+        SettingsError: no device has such a name.
+    """
+    if name != "auto" and DEVICE_NAME.fullmatch(name) is None:
+        raise SettingsError(f"there is no device {name!r}: use auto, cpu, cuda, cuda:0, cuda:1, xpu or mps")
 
 
 def _parse_batch(text: str) -> int | None:

@@ -20,6 +20,9 @@ from comic_upscale.settings.processing import LIMITS, OUTPUTS, VOLUMES
 SidecarsMode: TypeAlias = Literal["copy", "skip"]
 COST = "Cost"
 
+NO_PRICE = "--max-cost needs the price of an hour on this machine: add --price, for example --price 0.20"
+"""The message about a cost ceiling without a price."""
+
 
 def _parse_unpacked(text: str) -> int:
     return parse_bytes(text, "--max-unpacked")

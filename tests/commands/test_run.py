@@ -254,6 +254,22 @@ def test_every_mistake_has_its_exit_code_and_a_way_out(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["--max-cost", "1"], "add --price"), (["--device", "cpu,gpu"], "there is no device 'gpu'")],
+)
+def test_a_mistake_in_words_is_said_before_the_run_begins(
+    pages: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    def begins(*_: object, **__: object) -> None:
+        raise AssertionError("the run has begun")
+
+    monkeypatch.setattr("comic_upscale.commands.run.run_shown", begins)
+    code, _, err = invoke("run", "--input", pages, *arguments)
+    assert (code, says in re.sub(r"[\s│]+", " ", err)) == (2, True)
+    assert not (pages.parent / "pages-x2.5").exists()
+
+
 def test_a_file_that_is_no_network(pages: Path, tmp_path: Path) -> None:
     (tmp_path / "fake.pth").write_bytes(b"no weights at all")
     code, _, err = invoke("run", "--input", pages, "--model", tmp_path / "fake.pth")

@@ -339,3 +339,20 @@ def test_the_time_of_runs_is_put_together_without_the_pauses() -> None:
     assert timeline.bins[0].stages == (1, 1, 1, 0) and timeline.bins[-1].stages == (3, 3, 3, 0)
     assert [spread.stage for spread in timeline.spreads] == ["decode", "upscale", "encode"]
     assert make_timeline([], []).bins == ()
+
+
+def test_a_file_in_the_way_is_found_before_pages_are_compared(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compares(*_: object, **__: object) -> None:
+        raise AssertionError("pages are compared")
+
+    monkeypatch.setattr("comic_upscale.reporting.report.make_report", compares)
+    own = tmp_path / "report.html"
+    own.write_text("my own report", encoding="utf-8")
+    arguments = ["report", "--job", str(job), "--output", str(own)]
+    refused = CliRunner().invoke(app, arguments)
+    assert (refused.exit_code, "is not a report of comic-upscale" in refused.stderr) == (2, True)
+    begun = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert isinstance(begun.exception, AssertionError)
+    assert begun.stderr.startswith("making the report of")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from comic_upscale.engines.torch.cpu_precision import int8_fault, quickest_preci
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
+from comic_upscale.settings.resources import DEVICE_NAME, check_device_name
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -45,7 +45,6 @@ _FOR_CUDA_12 = (
     "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu128"
 )
 _KINDS = ("cuda", "xpu", "mps")
-_NAME = re.compile(r"(?P<kind>cuda|xpu|mps|cpu)(?::(?P<index>\d+))?")
 
 
 def choose_device(name: str) -> torch.device:
@@ -64,9 +63,9 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = next((kind for kind in _KINDS if _count(kind)), "cpu")
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise SettingsError(f"there is no device {name!r}: use auto, cpu, cuda, cuda:0, cuda:1, xpu or mps")
+    check_device_name(name)
+    match = DEVICE_NAME.fullmatch(name)
+    assert match is not None
     kind, index = match["kind"], int(match["index"] or 0)
     if kind == "cpu":
         return torch.device("cpu")
