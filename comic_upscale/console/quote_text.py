@@ -107,22 +107,37 @@ def _link_lines(quotes: Sequence[Quote]) -> list[str]:
 
 
 def _recommendation(quotes: Sequence[Quote]) -> list[str]:
-    """Return the cheapest machine, and the fastest if that is another one."""
-    priced = [(quote.dollars.likely, quote) for quote in quotes if quote.dollars is not None]
-    if not priced:
+    """Return the cheapest machine, the fastest if another one saves time, and how to measure this one if it is not."""
+    known = [(cost, quote) for quote in quotes if (cost := _cost(quote)) is not None]
+    if not known:
         return ["no machine here has a price: add --price"]
-    _, cheapest = min(priced, key=lambda each: each[0])
-    fastest = min((quote for _, quote in priced), key=lambda quote: quote.seconds.likely)
-    lines = [f"recommended: {_in_short(cheapest)}, the cheapest"]
-    if fastest is not cheapest:
+    _, cheapest = min(known, key=lambda each: (each[0], each[1].seconds.likely))
+    _, fastest = min(known, key=lambda each: (each[1].seconds.likely, each[0]))
+    # What reads as the same time saves none.
+    saves_time = _time(fastest.seconds.likely) != _time(cheapest.seconds.likely)
+    lines = [f"recommended: {_in_short(cheapest)}, the cheapest{'' if saves_time else ' and the fastest'}"]
+    if saves_time:
         lines.append(f"fastest:     {_in_short(fastest)}")
-    return lines
+    return lines if any(not quote.seller for quote in quotes) else [*lines, *_MEASURE]
+
+
+_MEASURE = (
+    "This machine is not measured: run `comic-upscale bench`, which takes a minute,",
+    "or add --pilot 10 to upscale ten of your pages here.",
+)
+
+
+def _cost(quote: Quote) -> float | None:
+    """Return the likely dollars. The user's own machine costs nothing without a price; None for another one."""
+    if quote.dollars is not None:
+        return quote.dollars.likely
+    return None if quote.seller else 0.0
 
 
 def _in_short(quote: Quote) -> str:
-    seller = f" at {quote.seller}" if quote.seller else ""
-    assert quote.dollars is not None
-    return f"{quote.hardware}{seller}: {money(quote.dollars.likely)} in {_time(quote.seconds.likely)}"
+    name = f"{quote.hardware} at {quote.seller}" if quote.seller else f"this machine, {quote.hardware}"
+    price = "no rent" if quote.dollars is None else money(quote.dollars.likely)
+    return f"{name}: {price} in {_time(quote.seconds.likely)}"
 
 
 def common_lines(quotes: Sequence[Quote], width: int) -> list[str]:

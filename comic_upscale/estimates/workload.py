@@ -67,16 +67,16 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
             by_rules[model] += settings.network_passes * width * height
     output_pixels = sum(width * height for width, height in (page.target_size or (0, 0) for page in todo))
     estimated = float(sum(page.estimated_bytes or 0 for page in todo))
-    if pilot is not None and pilot.output_pixels:
-        each = pilot.output_bytes / pilot.output_pixels
-        sizes = Range.around(output_pixels * each, max(2 * pilot.bytes_doubt, _MEASURED_BYTES))
-        basis = f"{each:.2f} bytes a pixel, measured on {pilot.pages} of these pages"
-    elif preview.bytes_per_pixel is not None:
+    if preview.bytes_per_pixel is not None:
         sizes = Range.around(estimated, _MEASURED_BYTES)
         basis = f"{preview.bytes_per_pixel:.2f} bytes a pixel, measured by this job"
     else:
         sizes = ASSUMED_BYTES * estimated
         basis = "bytes a pixel, the average of six real pages (single pages: two thirds to four thirds of it)"
+    if pilot is not None and pilot.output_pixels:
+        each = pilot.output_bytes / pilot.output_pixels
+        sizes = _narrow(sizes, output_pixels * each, max(2 * pilot.bytes_doubt, _MEASURED_BYTES))
+        basis = f"{each:.2f} bytes a pixel, measured on {pilot.pages} of these pages"
     return Workload(
         pages=len(todo),
         network_pixels=settings.network_passes
@@ -89,6 +89,17 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
         format=encoding_of(settings.format, settings.quality),
         by_rules=by_rules,
     )
+
+
+def _narrow(known: Range, measured: float, doubt: float) -> Range:
+    """Return the bytes that a pilot measured, within what is known without it.
+
+    Two pages say little of the others, so the doubt of a small pilot is no larger than that of any pages. Where the
+    pilot contradicts what is known, its pages count.
+    """
+    found = Range.around(measured, min(doubt, ASSUMED_BYTES.high - 1))
+    low, high = max(found.low, known.low), min(found.high, known.high)
+    return found if low > high else Range(low, min(max(measured, low), high), high)
 
 
 def _own_settings(page: PagePreview, rules: PageRules) -> JobSettings:

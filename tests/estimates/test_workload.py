@@ -154,6 +154,24 @@ def test_a_pilot_does_real_pages_and_leaves_nothing_behind(make_settings: MakeSe
     assert paid.dollars.likely == pytest.approx(paid.seconds.likely), "a dollar a second"
 
 
+@pytest.mark.parametrize("share", [0.7, 1.0, 1.3, 5.0])
+def test_a_small_pilot_makes_the_range_of_the_download_no_wider(
+    make_settings: MakeSettings, pages: Path, share: float
+) -> None:
+    settings = make_settings()
+    plan = preview(settings)
+    before = count_workload(plan, settings)
+    found = dataclasses.replace(
+        run_pilot(plan, settings, 2, open_engines=fake), output_pixels=before.output_pixels,
+        output_bytes=round(before.download_bytes.likely * share), bytes_doubt=0.5,
+    )  # fmt: skip
+    sizes = count_workload(plan, settings, found).download_bytes
+    assert 0 < sizes.low < sizes.likely < sizes.high
+    assert sizes.likely == pytest.approx(before.download_bytes.likely * share, rel=1e-3)
+    if share < 2:
+        assert before.download_bytes.low <= sizes.low and sizes.high <= before.download_bytes.high
+
+
 def test_a_pilot_tells_what_a_run_has_once_from_what_it_has_with_every_page(
     make_settings: MakeSettings, pages: Path
 ) -> None:
