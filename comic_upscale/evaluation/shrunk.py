@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -62,3 +64,35 @@ def spread(items: Sequence[Item], count: int | None) -> list[Item]:
     if count is None or count >= len(items):
         return list(items)
     return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
+
+
+class Sample(Generic[Item]):
+    """Items of a list, evenly spread. One that cannot be used has the next one that is free in its place.
+
+    Args:
+        items: all items.
+        count: how many to take; None for all.
+    """
+
+    def __init__(self, items: Sequence[Item], count: int | None) -> None:
+        self._items = items
+        self._waiting = deque(spread(range(len(items)), count))
+        self._free = sorted(set(range(len(items))) - set(self._waiting))
+        self._last = 0
+
+    def __len__(self) -> int:
+        """Return how many items are still to be taken."""
+        return len(self._waiting)
+
+    def take(self) -> Item:
+        """Return the next item."""
+        self._last = self._waiting.popleft()
+        return self._items[self._last]
+
+    def replace(self) -> bool:
+        """Put another item in the place of the one that was taken last; False if all were tried."""
+        if not self._free:
+            return False
+        later = bisect(self._free, self._last)
+        self._waiting.appendleft(self._free.pop(later if later < len(self._free) else -1))
+        return True

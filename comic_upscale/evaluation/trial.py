@@ -20,6 +20,7 @@ from comic_upscale.evaluation.pairs import Pictures
 from comic_upscale.evaluation.picture import WHITE, as_image, as_pixels, busiest_region, detail, flatten
 from comic_upscale.evaluation.sheet import row_of
 from comic_upscale.evaluation.shrunk import (
+    Sample,
     Track,
     crop_middle,
     shrink_original,
@@ -151,7 +152,7 @@ def run_trial(
         metrics: computes the scores.
         scale: factor by which pages are shrunk and enlarged, above 1 and up to 8.
         quality: JPEG quality of a second track; None for the clean track alone.
-        sample: number of pages to use, evenly spread; None for all.
+        sample: number of pages to use, evenly spread; None for all. A page that cannot be used is replaced by another.
         on_turn: called for each turn.
 
     Raises:
@@ -174,16 +175,18 @@ def run_trial(
             opened.append((Standing(candidate.name, pages_at_once=at_once), restore))
         trial.standings = [standing for standing, _ in opened]
         turns = deque(opened)
-        pages = spread(pictures.pages, sample)
+        pages = Sample(pictures.pages, sample)
         total, done, sizes = len(pages) * len(tracks) * len(opened), 0, []
         shown_pages = set(spread(range(len(pages)), ROWS))
-        for place, page in enumerate(pages):
+        while pages:
+            page = pages.take()
             try:
                 whole = pictures.open(page)
                 original = usable_piece(whole, scale)
             except PageError as error:
                 trial.left_out[page.source] = error.reason
-                total -= len(tracks) * len(opened)
+                if not pages.replace():
+                    total -= len(tracks) * len(opened)
                 continue
             trial.pages.append(page.source)
             sizes.append(whole.width * whole.height)
@@ -197,7 +200,7 @@ def run_trial(
                     last[standing.name] = output
                     if on_turn is not None:
                         on_turn(standing.name, done, total)
-            if place in shown_pages:
+            if len(trial.pages) - 1 in shown_pages:
                 outputs = [(standing.name, last[standing.name]) for standing, _ in opened]
                 trial.rows.append(_row(page.source, original, outputs))
             turns.rotate(-1)

@@ -191,6 +191,25 @@ def test_models_are_tried_on_ones_own_pages(tmp_path: Path, tiny_weights: Path, 
     assert {LANCZOS, "tiny-x4"} <= texts
 
 
+@pytest.mark.parametrize(("bad", "used"), [((2, 7), ["3.png", "8.png"]), ((0, *range(2, 10)), ["1.png"])])
+def test_another_page_is_tried_in_place_of_one_that_cannot_be_used(
+    tmp_path: Path, drawing: Image.Image, bad: tuple[int, ...], used: list[str]
+) -> None:
+    for number in range(10):
+        if number in bad:
+            (tmp_path / f"{number}.png").write_bytes(b"no image")
+        else:
+            drawing.resize((173, 251)).save(tmp_path / f"{number}.png")
+    told: list[tuple[int, int]] = []
+    trial = run_trial(
+        Pictures(tmp_path, max_pixels=10**6), [], Metrics(), scale=2, quality=None, sample=2,
+        on_turn=lambda _, done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert trial.pages == used
+    assert set(trial.left_out) <= {f"{number}.png" for number in bad}
+    assert len(trial.rows) == len(used) and told[-1] == (len(used), 2)
+
+
 @pytest.mark.parametrize("scale", [1.3, 2, 2.5, 3.7, 8])
 def test_a_piece_shrinks_and_grows_back_to_its_own_size(
     tmp_path: Path, drawing: Image.Image, scale: float
