@@ -11,7 +11,8 @@ from comic_upscale.library.naming import Extension
 from comic_upscale.library.page_rules import PageRules
 from comic_upscale.library.selector import Selector
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.paths import default_ledger, path_text
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.base import SourceStore
 from comic_upscale.storage.replaced_view import ReplacedSourceStore
 
@@ -54,7 +55,22 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
             + (f" (ignored: {passed_over})" if passed_over else "")
             + ": give a folder of PNG, JPEG, WebP or other images or of CBZ and other volumes, or one of these"
         )
-    return replace(discovery, warnings=(*discovery.warnings, *_without_pages(settings, discovery)))
+    return replace(
+        discovery,
+        warnings=(*discovery.warnings, *_without_pages(settings, discovery), *_outputs_again(settings)),
+    )
+
+
+def _outputs_again(settings: JobSettings) -> list[str]:
+    """Return a sentence if the input is an output folder, or a file in one. Those below the input are passed over."""
+    if is_bucket(settings.input):
+        return []
+    folder = settings.input.parent if settings.input.is_file() else settings.input
+    if folder == settings.output or not default_ledger(folder).is_file():
+        return []
+    return [
+        f"{path_text(folder)} is the output folder of an earlier job: its outputs are upscaled once more."
+    ]
 
 
 def _extension(settings: JobSettings) -> Extension:

@@ -453,6 +453,23 @@ def test_events_come_in_order_and_add_up(make_settings: MakeSettings) -> None:
     assert (started.total, started.todo, started.device) == (13, 13, "fake")
 
 
+def test_a_run_over_outputs_notes_that_they_are_upscaled_once_more(make_settings: MakeSettings) -> None:
+    first = make_settings()
+    events: list[Event] = []
+    run(first, on_event=events.append)
+    again = replace(first, input=first.output, output=first.output.with_name("again"))
+    one = replace(again, input=first.output / "page0.png", output=first.output.with_name("one"))
+    for settings in (again, one, replace(one, output=first.output)):
+        run(settings, on_event=events.append)
+    notes = [event.warnings for event in events if isinstance(event, JobStarted)]
+    assert [any("upscaled once more" in note for note in each) for each in notes] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
 def test_the_last_progress_of_a_stopped_run_is_what_the_status_says(make_settings: MakeSettings) -> None:
     settings = make_settings(workers=1)
     for name in ("a.png", "b.png"):
