@@ -56,8 +56,12 @@ def ask_before_changing_input(folders: Sequence[Path], *, may_ask: bool) -> None
         raise typer.Exit(EXIT_USAGE)
 
 
-def ask_before_redoing(job: JobSettings) -> None:
+def ask_before_redoing(job: JobSettings, *, here: bool = True) -> None:
     """Ask whether a run may replace the outputs of other settings.
+
+    Args:
+        job: its settings.
+        here: whether this process runs the network. Otherwise its model may not be known yet.
 
     Raises:
         Exit: it may not.
@@ -69,10 +73,11 @@ def ask_before_redoing(job: JobSettings) -> None:
     if not job.ledger_path.is_file():
         return
     try:
-        count = count_replaced(job)
+        count = count_replaced(job, here=here)
     except NoJobYetError:
         return
     # Standard output may be a file.
-    if count and not typer.confirm(f"{replaced_note(count)}. Replace them?", err=True):
+    note = replaced_note(count, at_most=not here)
+    if count and not typer.confirm(f"{note}. Replace them?", err=True):
         typer.echo("nothing was changed", err=True)
         raise typer.Exit(EXIT_USAGE)

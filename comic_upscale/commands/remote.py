@@ -212,7 +212,7 @@ def _upscale_rented(rented: RentedUpscale, options: Given, values: dict[str, Any
     if own.when_done is not None:
         raise SettingsError("--rent ends the machine itself: leave out --when-done")
     if shown.dry_run:
-        show_plan(job_settings(values), as_json=shown.as_json)
+        show_plan(job_settings(values), as_json=shown.as_json, here=False)
         return
 
     def use(rentals: Sequence[Rental], priced: dict[str, Any]) -> None:

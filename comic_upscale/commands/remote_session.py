@@ -53,7 +53,7 @@ class RemoteSession:
         job = job_settings(values)
         set_up_logging(verbose=shown.verbose)
         if shown.dry_run:
-            show_plan(job, as_json=shown.as_json)
+            show_plan(job, as_json=shown.as_json, here=False)
             return
         resources = to_json(job, sent_names(JobSettings, "if-given") & values.keys())
         raise typer.Exit(self._run_job(job, resources, shown))

@@ -439,7 +439,7 @@ class RentedUpscale:
             job = job_settings(values)
             # Before a machine is rented.
             check_remote(job)
-            workload = count_workload(preview(job), job)
+            workload = count_workload(preview(job, here=False), job)
             ranked = find_offers(
                 providers, [gpu] if gpu else [], self.options, workload, question_for(job.model, job.denoise)
             )  # fmt: skip

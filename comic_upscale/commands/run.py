@@ -158,13 +158,13 @@ def run(
         _check_storage(job)
         return
     if shown.dry_run:
-        show_plan(job, as_json=shown.as_json)
+        show_plan(job, as_json=shown.as_json, here=options is None and worker is None)
         return
     check_ceiling(job)
     if job.replace_sources and not start.yes:
         ask_before_changing_input([job.input], may_ask=not shown.as_json)
     if not start.redo and not shown.as_json and has_terminal():
-        ask_before_redoing(job)
+        ask_before_redoing(job, here=options is None and worker is None)
     stop = StopRequest()
     with heeding(start.spot_notice, stop):
         code, _ = run_shown(job, stop, shown, worker=worker, cluster=options, hooks=called)
@@ -424,8 +424,14 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
     return terminal.LogDisplay(write, verbose=shown.verbose)
 
 
-def show_plan(settings: JobSettings, *, as_json: bool) -> None:
-    """Print what a run would do."""
+def show_plan(settings: JobSettings, *, as_json: bool, here: bool = True) -> None:
+    """Print what a run would do.
+
+    Args:
+        settings: of the job.
+        as_json: whether JSON is printed.
+        here: whether this process would run the network. Another machine may have other devices.
+    """
     from comic_upscale.commands.cost import quote_of_plan
     from comic_upscale.console.quote_text import planned_time
     from comic_upscale.console.text import plan_header, plan_line, plan_summary, preview_as_json
@@ -437,7 +443,7 @@ def show_plan(settings: JobSettings, *, as_json: bool) -> None:
     # Their pages may take minutes. `cost` quotes the networks of the catalogue on many machines.
     is_quoted = factory.billing == "time" and not factory.uses_catalogue
     if as_json:
-        plan = service.preview(settings)
+        plan = service.preview(settings, here=here)
         quote = quote_of_plan(plan, settings) if is_quoted else None
         typer.echo(preview_as_json(plan, None if quote is None else quote.seconds))
         return
@@ -450,7 +456,7 @@ def show_plan(settings: JobSettings, *, as_json: bool) -> None:
             has_header = True
         typer.echo(plan_line(page))
 
-    plan = service.preview(settings, on_page)
+    plan = service.preview(settings, on_page, here=here)
     if is_quoted and plan.counts.get("do"):
         typer.echo(planned_time(quote_of_plan(plan, settings)))
     for line in plan_summary(plan):

@@ -38,11 +38,11 @@ class JobService:
     def __init__(self, state_folder: Path) -> None:
         self._state_folder = state_folder
 
-    def preview(self, settings: JobSettings, on_page: OnPage | None = None) -> Preview:
+    def preview(self, settings: JobSettings, on_page: OnPage | None = None, *, here: bool = True) -> Preview:
         """Return what a run would do, and write nothing; arguments and errors as for `planning.preview.preview`."""
         from comic_upscale.planning.preview import preview
 
-        return preview(settings, on_page)
+        return preview(settings, on_page, here=here)
 
     def run(
         self,

@@ -20,7 +20,6 @@ from comic_upscale.planning.other_settings import describe_other_settings
 from comic_upscale.planning.output_checks import PlannedPage, may_write, source_folders
 from comic_upscale.planning.prepare import JobRecord, prepare_job
 from comic_upscale.planning.resolve import ResolvedJob
-from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import default_ledger
 from comic_upscale.storage.dry import DryOutputStore
 from comic_upscale.storage.stores import Stores
@@ -52,18 +51,11 @@ class Foresight:
     """Pages whose finished outputs of other jobs the run would replace, by source: how those were made."""
 
 
-def foresee(
-    job: ResolvedJob | None,
-    settings: JobSettings,
-    stores: Stores,
-    discovery: Discovery,
-    sources: SourceReader,
-) -> Foresight:
+def foresee(job: ResolvedJob, stores: Stores, discovery: Discovery, sources: SourceReader) -> Foresight:
     """Plan a job without changing its ledger or its outputs.
 
     Args:
-        job: the job; None if only the run can select its model.
-        settings: settings of the job.
+        job: the job.
         stores: stores of the job.
         discovery: of the input.
         sources: reads the sources.
@@ -71,30 +63,32 @@ def foresee(
     Raises:
         LedgerError: the ledger cannot be read.
     """
+    settings = job.settings
     with closing(Ledger(settings.ledger_path, as_copy=True)) as ledger:
         if settings.ledger_path == default_ledger(settings.output):
             ledger.move_jobs(settings.output)
-        return _Foreseer(job, settings, stores, discovery, sources, ledger).run()
+        return _Foreseer(job, stores, discovery, sources, ledger).run()
 
 
 class _Foreseer:
     def __init__(
         self,
-        job: ResolvedJob | None,
-        settings: JobSettings,
+        job: ResolvedJob,
         stores: Stores,
         discovery: Discovery,
         sources: SourceReader,
         ledger: Ledger,
     ) -> None:
-        self._settings, self._discovery, self._sources, self._ledger = settings, discovery, sources, ledger
+        self._settings, self._discovery, self._sources, self._ledger = (
+            job.settings,
+            discovery,
+            sources,
+            ledger,
+        )
         self._outputs = DryOutputStore(stores.outputs)
         self._folders = source_folders(discovery.pages, stores.sources)
-        if job is None:
-            self._record = JobRecord(settings, "", AUTO_MODEL, "", True)
-        else:
-            model = job.model
-            self._record = JobRecord(settings, job.fingerprint, model.name, model.identity, model.auto)
+        model = job.model
+        self._record = JobRecord(job.settings, job.fingerprint, model.name, model.identity, model.auto)
 
     def run(self) -> Foresight:
         """Plan the job, and check the outputs as a run does before it processes pages."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from comic_upscale.engines import registry
+from comic_upscale.engines.presence import foresee_accelerator
 from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.ledger.records import AutoJob
 from comic_upscale.library.page_rules import with_models
@@ -146,11 +147,23 @@ def find_job_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedMo
     return None
 
 
-def predict_model(settings: JobSettings) -> SelectedModel | None:
-    """Return the model that ``auto`` selects for a new job, if that is certain without checking the devices."""
-    if any(name.strip() == "cpu" for name in settings.device.split(",")):
-        return _select_default(settings, accelerator=False)
-    return None
+def predict_models(settings: JobSettings, *, here: bool = True) -> list[SelectedModel]:
+    """Return the model that ``auto`` selects for a new job, without checking the devices.
+
+    Args:
+        settings: settings with the model ``auto``.
+        here: whether this machine processes the pages; False for another one, which may have other devices.
+
+    Returns:
+        One model if it is certain; else that on a GPU and that on a CPU.
+    """
+    known = foresee_accelerator(settings.device) if here or _names_cpu(settings) else None
+    possible = (True, False) if known is None else (known,)
+    return [_select_default(settings, accelerator=accelerator) for accelerator in possible]
+
+
+def _names_cpu(settings: JobSettings) -> bool:
+    return any(name.strip() == "cpu" for name in settings.device.split(","))
 
 
 def choose_model(settings: JobSettings, accelerator: bool | None = None) -> SelectedModel:

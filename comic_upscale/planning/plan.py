@@ -59,10 +59,16 @@ class Plan:
         return len(self.todo) + self.done + self.failed + self.skipped
 
 
-def replaced_note(count: int) -> str:
-    """Return the sentence about outputs of other settings that a run replaces."""
+def replaced_note(count: int, *, at_most: bool = False) -> str:
+    """Return the sentence about outputs of other settings that a run replaces.
+
+    Args:
+        count: of the outputs.
+        at_most: whether it may replace fewer.
+    """
     what = "1 finished output was" if count == 1 else f"{count:,} finished outputs were"
-    return f"{what} made with other settings and will be replaced: choose another --output to keep them"
+    will = "may" if at_most else "will"
+    return f"{what} made with other settings and {will} be replaced: choose another --output to keep them"
 
 
 class Action(enum.Enum):

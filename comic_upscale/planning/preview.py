@@ -30,8 +30,8 @@ from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
 from comic_upscale.models.default_model import assumed_native_scale
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.foresight import foresee
-from comic_upscale.planning.model_selection import named_model, predict_model
+from comic_upscale.planning.foresight import Foresight, foresee
+from comic_upscale.planning.model_selection import choose_model, named_model, predict_models
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.output_marks import OutputMarks
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
@@ -116,12 +116,15 @@ class Preview:
 OnPage: TypeAlias = Callable[[PagePreview], None]
 
 
-def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
+def preview(settings: JobSettings, on_page: OnPage | None = None, *, here: bool = True) -> Preview:
     """Find the pages, read their headers, and return what a run would do with each.
+
+    Where only the run can select the model, this is what it would do on a GPU. A warning says what differs on a CPU.
 
     Args:
         settings: settings of the job.
         on_page: called for each page as soon as its header is read, in order.
+        here: whether this machine processes the pages.
 
     Raises:
         SettingsError, InputError, WeightsError, LedgerError: as a run would.
@@ -130,11 +133,15 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     settings = with_recorded_selection(settings)
     stores = _open_stores(settings)
     discovery = find_pages(settings, stores.sources)
-    job = _resolve(settings)
-    if job is not None:
-        settings = job.settings
+    job, *possible = _resolve(settings, here=here)
+    settings = job.settings
     with closing(SourceReader(stores.sources, discovery.volumes, settings.volume_rules)) as sources:
-        foresight = foresee(job, settings, stores, discovery, sources)
+        foresight = foresee(job, stores, discovery, sources)
+        doubts = [
+            _describe_doubt(foresight, other, foresee(other, stores, discovery, sources))
+            for other in possible
+            if settings.ledger_path.is_file()
+        ]
         measured = {
             suffix: read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
             for suffix in {PurePosixPath(page.output).suffix for page in discovery.pages}
@@ -173,8 +180,8 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     return Preview(
         input=path_text(settings.input),
         output=path_text(settings.output),
-        model=AUTO_MODEL if job is None else job.model.name,
-        model_auto=job is None or job.model.auto,
+        model=AUTO_MODEL if possible else job.model.name,
+        model_auto=job.model.auto,
         scale=settings.scale,
         size=str(settings.size),
         pages=tuple(pages),
@@ -185,7 +192,10 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         sidecars=sidecars if settings.sidecars == "copy" else 0,
         others=others,
         orphans=foresight.orphans,
-        warnings=(describe_safe_names(foresight.renamed),) if foresight.renamed else (),
+        warnings=(
+            *((describe_safe_names(foresight.renamed),) if foresight.renamed else ()),
+            *filter(None, doubts),
+        ),
         replaced=len(foresight.again),
         selection=str(settings.selection or ""),
         profile=settings.profile or "",
@@ -209,29 +219,37 @@ def sizes_through_engine(
     ]
 
 
-def count_replaced(settings: JobSettings) -> int:
+def count_replaced(settings: JobSettings, *, here: bool = True) -> int:
     """Return the number of finished outputs that a run would replace, because they were made with other settings.
 
     There must be a ledger with a job.
 
-    The input is listed only if the last run into the folder had other settings or another selection.
+    The input is listed only if the last run into the folder had other settings or another selection. If ``auto`` has
+    to select a model, the devices are checked as the run checks them.
+
+    Args:
+        settings: settings of the job.
+        here: whether this machine processes the pages. Otherwise, where ``auto`` leaves the model open, the result is
+            the largest number that is possible.
 
     Raises:
-        InputError, WeightsError, LedgerError: as a run would.
+        InputError, WeightsError, LedgerError, DeviceError: as a run would.
     """
     check_output_folder(settings.folder)
     settings = with_recorded_selection(settings)
-    job = _resolve(settings)
-    if job is None:
-        return 0
     header = read_job_header(settings.ledger_path)
     # A run over another part may have left pages of earlier settings.
-    if job.fingerprint == header["fingerprint"] and has_selection_of(settings, header):
+    jobs = [
+        job
+        for job in _resolve(settings, here=here, for_certain=here)
+        if job.fingerprint != header["fingerprint"] or not has_selection_of(job.settings, header)
+    ]
+    if not jobs:
         return 0
     stores = _open_stores(settings)
     discovery = find_pages(settings, stores.sources)
     with closing(SourceReader(stores.sources, discovery.volumes, settings.volume_rules)) as sources:
-        return len(foresee(job, job.settings, stores, discovery, sources).again)
+        return max(len(foresee(job, stores, discovery, sources).again) for job in jobs)
 
 
 def _open_stores(settings: JobSettings) -> Stores:
@@ -241,15 +259,36 @@ def _open_stores(settings: JobSettings) -> Stores:
     return stores
 
 
-def _resolve(settings: JobSettings) -> ResolvedJob | None:
-    """Return the job if it is known without asking a device; else None."""
+def _resolve(settings: JobSettings, *, here: bool, for_certain: bool = False) -> list[ResolvedJob]:
+    """Return the job; if only the run can select its model, that on a GPU and that on a CPU.
+
+    Args:
+        settings: settings of the job.
+        here: whether this machine processes the pages.
+        for_certain: whether the devices are checked where that is needed to know the model. May import torch.
+    """
     ledger, output = settings.ledger_path, settings.output
     model = named_model(settings)
     history = JobHistory(
         tuple(read_auto_jobs(ledger, output)) if model is None else (),
         frozenset(read_early_jobs(ledger, output)),
     )
-    return resolve(settings, history, model) or resolve(settings, history, predict_model(settings))
+    known = resolve(settings, history, model)
+    if known is not None:
+        return [known]
+    models = [choose_model(settings)] if for_certain else predict_models(settings, here=here)
+    jobs = (resolve(settings, history, each) for each in models)
+    return [job for job in jobs if job is not None]
+
+
+def _describe_doubt(foresight: Foresight, other: ResolvedJob, otherwise: Foresight) -> str | None:
+    """Return what a run does otherwise if it finds no GPU; None if that concerns no finished output."""
+    if len(foresight.again) == len(otherwise.again):
+        return None
+    return (
+        f"this is the plan for a GPU, and only the run checks the devices: on a CPU, its model is {other.model.name}, "
+        f"and it replaces {len(otherwise.again) or 'no'} finished outputs"
+    )
 
 
 def _with_note(page: PagePreview, note: str) -> PagePreview:

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.commands import questions
 from comic_upscale.commands import run as run_command
+from comic_upscale.engines.torch import device
 from tests.archives import make_zip, picture
 from tests.conftest import draw
 
@@ -86,6 +88,21 @@ def test_redo_and_scripts_are_not_asked(
     assert run(tiny_weights, "-s", 3, "--redo", stdin="n\n")[0] == 0
     monkeypatch.setattr(run_command, "has_terminal", lambda: False)
     assert run(tiny_weights, "-s", 2, stdin="n\n")[0] == 0
+
+
+def test_a_terminal_is_asked_with_the_default_model_and_device(
+    on_a_terminal: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "choose_device", lambda _: torch.device("cpu"))
+    assert invoke("run", "in", "-o", "out", "-s", 2.5, "-w", 2)[0] == 0
+    before = {path.name: path.read_bytes() for path in Path("out").glob("*.png")}
+    code, _, err = invoke("run", "in", "-o", "out", "-s", 2, "-w", 2, stdin="n\n")
+    assert code == 2
+    assert "3 finished outputs were made with other settings and will be replaced" in err
+    assert {path.name: path.read_bytes() for path in Path("out").glob("*.png")} == before
+    # Whether the machine of a worker has a GPU is not asked for: its socket does not even exist.
+    code, _, err = invoke("run", "in", "-o", "out", "-s", 2, "--worker", "socket", stdin="n\n")
+    assert (code, "3 finished outputs were made with other settings and may be replaced" in err) == (2, True)
 
 
 def test_pages_of_earlier_settings_outside_of_the_last_part_are_counted(

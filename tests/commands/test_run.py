@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from comic_upscale.engines import presence
 from comic_upscale.models import weights
 from tests.archives import make_zip, pictures, read_cbz
 from tests.conftest import draw
@@ -77,10 +78,13 @@ def test_without_a_model_the_header_and_status_say_which_was_chosen(pages: Path)
     assert json.loads(invoke("status", "--json")[1])["denoise"] == 0.5
 
 
-def test_a_dry_run_says_what_auto_is_as_far_as_it_knows(pages: Path) -> None:
+def test_a_dry_run_says_what_auto_is_as_far_as_it_knows(pages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "_may_have_gpu", lambda: True)
     out = invoke("run", "--input", pages, "--dry-run")[1]
     assert "model auto (comic-best on a GPU" in out
     assert "model comic-fast-x3 (auto)" in invoke("run", "--input", pages, "--dry-run", "--device", "cpu")[1]
+    monkeypatch.setattr(presence, "_may_have_gpu", lambda: False)
+    assert "model comic-fast-x3 (auto)" in invoke("run", "--input", pages, "--dry-run")[1]
 
 
 def test_weights_of_the_package_that_are_missing(

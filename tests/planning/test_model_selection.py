@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -10,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from comic_upscale.engines import presence
 from comic_upscale.engines.torch import device
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.execution.events import Event, JobFinished, JobStarted
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.status import read_status
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
-from comic_upscale.planning.preview import preview
+from comic_upscale.planning.preview import count_replaced, preview
 from comic_upscale.settings.job import JobSettings
 from tests.conftest import MakeSettings, draw
 from tests.fakes import NearestEngine
@@ -270,8 +273,86 @@ def test_a_preview_asks_no_device(
     no_question()
     planned = preview(make_auto(device="cuda"))
     assert (planned.model, planned.model_auto, planned.counts) == (OWN, True, {"done": 12})
+    # A run on a GPU that is not there is refused.
     planned = preview(make_auto(device="cuda", scale=3))
-    assert (planned.model, planned.model_auto, planned.counts) == ("auto", True, {"do": 12})
+    assert (planned.model, planned.model_auto, planned.counts) == (LARGE, True, {"do": 12})
+
+
+@pytest.fixture
+def no_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine with Linux and without a GPU."""
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(presence, "_DEVICES", tmp_path)
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch, no_card: None, tmp_path: Path) -> None:
+    """A machine with the driver of a GPU, which may not work, and with torch for GPUs."""
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr(presence, "_torch_may_use_gpu", lambda: True)
+
+
+def test_without_a_gpu_a_preview_knows_the_model(
+    make_auto: Callable[..., JobSettings], no_card: None
+) -> None:
+    Ran(make_auto(model=OWN))
+    planned = preview(make_auto(device="auto"))
+    assert (planned.model, planned.counts, planned.replaced) == (OWN, {"done": 12}, 0)
+    planned = preview(make_auto(device="auto", scale=2.4))
+    assert (planned.model, planned.counts, planned.replaced) == (OWN, {"do": 12}, 12)
+
+
+def test_a_preview_says_both_where_only_the_run_knows(
+    make_auto: Callable[..., JobSettings], driver: None
+) -> None:
+    assert preview(make_auto(device="auto")).warnings == ()
+    Ran(make_auto(model=LARGE))
+    planned = preview(make_auto(device="auto"))
+    assert (planned.model, planned.counts, planned.replaced) == ("auto", {"done": 12}, 0)
+    assert planned.warnings == (
+        "this is the plan for a GPU, and only the run checks the devices: on a CPU, its model is comic-fast-x3, and it "
+        "replaces 12 finished outputs",
+    )
+    # With other settings, it replaces all of them on either.
+    planned = preview(make_auto(device="auto", scale=2.4))
+    assert (planned.replaced, planned.warnings) == (12, ())
+
+
+def test_a_preview_for_another_machine_looks_at_no_driver_of_this_one(
+    make_auto: Callable[..., JobSettings], no_card: None
+) -> None:
+    assert preview(make_auto(device="auto"), here=False).model == "auto"
+    assert preview(make_auto(device="cpu"), here=False).model == OWN
+
+
+def test_outputs_that_auto_would_replace_are_counted_as_the_run_finds_its_devices(
+    make_auto: Callable[..., JobSettings], card: None, no_card: None
+) -> None:
+    Ran(make_auto(model=OWN))
+    # The driver is not what decides: these are the devices that the run finds.
+    assert count_replaced(make_auto(device="auto")) == 12
+    assert count_replaced(make_auto(device="cpu")) == 0
+    assert count_replaced(make_auto(device="cpu", scale=2)) == 12
+    # Another machine may have a GPU.
+    assert count_replaced(make_auto(device="auto"), here=False) == 12
+
+
+def test_torch_for_the_cpu_finds_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    spec = importlib.util.spec_from_file_location("torch", tmp_path / "torch" / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
+    version = tmp_path / "torch" / "version.py"
+    version.write_text(
+        "__version__ = '2.6.0'\ncuda = None\nhip: Optional[str] = None\nxpu: Optional[str] = None\n"
+    )
+    assert presence.foresee_accelerator("auto") is False
+    version.write_text(
+        "__version__ = '2.6.0+cu128'\ncuda: Optional[str] = '12.8'\nhip: Optional[str] = None\n"
+    )
+    assert presence.foresee_accelerator("auto") is None
+    assert (presence.foresee_accelerator("cuda:1"), presence.foresee_accelerator("cuda,cpu")) == (True, False)
 
 
 def test_a_job_with_a_denoise_strength_keeps_its_model(
