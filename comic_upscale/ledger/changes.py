@@ -177,14 +177,19 @@ class LibraryChanges(LedgerFile):
             )
             return [OutputOwner(*row) for row in cursor]
 
-    def count_replaced(self, job_id: int) -> int:
-        """Return the number of finished outputs of other jobs over the same input that a job is about to replace."""
+    def count_replaced(self, job_id: int, *, left_out: Set[int] = frozenset()) -> int:
+        """Return the number of finished outputs of other jobs over the same input that a job is about to replace.
+
+        Args:
+            job_id: id of the job.
+            left_out: rows that this run does not look at. They may be pending.
+        """
         with self._translate_errors():
-            cursor = self._db.execute(f"select count(distinct mine.id) {_FROM_REPLACED}", [job_id])
-            return int(cursor.fetchone()[0])
+            cursor = self._db.execute(f"select distinct mine.id {_FROM_REPLACED}", [job_id])
+            return len({int(row[0]) for row in cursor} - left_out)
 
     def replaced_outputs(self, job_id: int) -> dict[str, tuple[str, str]]:
-        """Return the pages whose finished outputs a job is about to replace, as counted by `count_replaced`.
+        """Return the pages whose finished outputs a job would replace, as `count_replaced` counts them for all rows.
 
         Returns:
             For each source of the job: the model and the settings, as JSON, of the newest job that made the output.

@@ -127,6 +127,8 @@ class _Foreseer:
         reasons: dict[tuple[str, str], str] = {}
         found = {}
         for source, made in self._ledger.replaced_outputs(job_id).items():
+            if not self._discovery.selector.looks_at(source):
+                continue
             if made not in reasons:
                 reasons[made] = describe_other_settings(self._settings, self._record.model, *made)
             found[source] = reasons[made]

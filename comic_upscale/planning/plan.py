@@ -205,7 +205,7 @@ def make_plan(
         refused=tuple(volume_plan.refused),
         duplicates=_duplicate_candidates(ledger, job_id, pages, todo.keys(), absent.gone),
         renamed=tuple(names.renamed),
-        replaced=ledger.count_replaced(job_id),
+        replaced=ledger.count_replaced(job_id, left_out={row.id for row in absent.left_out}),
     )
 
 

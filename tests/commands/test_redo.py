@@ -142,3 +142,15 @@ def test_a_dry_run_says_again_for_the_pages_of_a_volume(tiny_weights: Path, tmp_
     out = run(tiny_weights, "-s", 3, "--dry-run")[1]
     assert "v.cbz/0.png  (made with scale 2)" in out
     assert "5 pages: 5 again" in out
+
+
+def test_only_pages_of_the_selection_are_counted(tiny_weights: Path, on_a_terminal: None) -> None:
+    assert run(tiny_weights, "-s", 2)[0] == 0
+    assert run(tiny_weights, "-s", 3, "--redo")[0] == 0
+    # The ledger knows these settings for every page, and now only one of them is looked at.
+    one = ("run", "in/0.png", "-o", "out", "--model", tiny_weights, "--device", "cpu", "-w", 2, "-s", 2)
+    out = invoke(*one, "--dry-run")[1]
+    assert "1 page: 1 again" in out
+    assert "1 finished output was made with other settings" in out
+    assert "1 finished output was made with other settings" in invoke(*one, stdin="n\n")[2]
+    assert "1 finished output was made with other settings" in "".join(invoke(*one, "--redo")[1:])
