@@ -93,7 +93,6 @@ def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:
     import faulthandler
     import warnings
 
-    from comic_upscale.commands.environment import state_folder
     from comic_upscale.commands.server_environment import job_defaults
     from comic_upscale.execution.stop import StopRequest
     from comic_upscale.server.ids import new_id
@@ -108,9 +107,8 @@ def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:
     if worker_id is not None:
         threading.Thread(target=_stop_at_end_of_input, args=(stop,), name="server-alive", daemon=True).start()
     options = WorkerOptions(
-        worker_id=worker_id or new_id(), is_own=worker_id is not None, defaults=job_defaults(settings),
-        state_folder=state_folder(),
-    )  # fmt: skip
+        worker_id=worker_id or new_id(), is_own=worker_id is not None, defaults=job_defaults(settings)
+    )
     with stop_on_signals(stop) as received:
         work(settings, options, stop)
     if received and worker_id is None:

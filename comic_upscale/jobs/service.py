@@ -32,10 +32,10 @@ class JobService:
     """The jobs of one user.
 
     Args:
-        state_folder: records which jobs were run.
+        state_folder: records which jobs were run; None for jobs that no user of this machine started, as on a server.
     """
 
-    def __init__(self, state_folder: Path) -> None:
+    def __init__(self, state_folder: Path | None = None) -> None:
         self._state_folder = state_folder
 
     def preview(self, settings: JobSettings, on_page: OnPage | None = None, *, here: bool = True) -> Preview:
@@ -58,7 +58,7 @@ class JobService:
         only: Selection | None = None,
         resumes: bool = False,
     ) -> JobFinished:
-        """Run a job to its end, and record it as the most recent one.
+        """Run a job to its end, and record it as the most recent one of the user.
 
         Args:
             settings: of the job.
@@ -82,7 +82,8 @@ class JobService:
 
         def note(event: Event) -> None:
             nonlocal noted
-            noted = noted or remember_ledger(self._state_folder, settings.ledger_path)
+            if self._state_folder is not None:
+                noted = noted or remember_ledger(self._state_folder, settings.ledger_path)
             on_event(event)
 
         opener = open_engines or registry.open_engines
@@ -118,7 +119,7 @@ class JobService:
 
     def has_run(self, ledger: Path) -> bool:
         """Return whether this user has run a job with this ledger, also if the ledger's drive is away now."""
-        return is_remembered(self._state_folder, ledger)
+        return self._state_folder is not None and is_remembered(self._state_folder, ledger)
 
     def pause(self, output: Path) -> bool:
         """Pause the job of an output folder; result and errors as for `ledger.pausing.pause_job`."""

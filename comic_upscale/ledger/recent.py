@@ -124,7 +124,7 @@ def _is_same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> Path:
+def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path | None) -> Path:
     """Return the requested ledger: by the output folder of a job, by its file, or the one started last.
 
     Raises:
@@ -137,7 +137,7 @@ def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> 
         return ledger
     if job is not None:
         return find_ledger(job_folder(job))
-    newest = newest_ledger(state_folder)
+    newest = None if state_folder is None else newest_ledger(state_folder)
     if newest is None:
         raise InputError("no recent job is known: name one with --job DIR or --ledger FILE")
     return newest

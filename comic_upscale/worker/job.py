@@ -81,7 +81,6 @@ class JobRunner:
     Args:
         settings: of the server.
         defaults: options of every job on this machine.
-        state_folder: records which jobs were run.
         database: of the server.
         files: the storage of the server.
         stop: the stop request of the worker.
@@ -92,7 +91,6 @@ class JobRunner:
         self,
         settings: ServerSettings,
         defaults: Mapping[str, Any],
-        state_folder: Path,
         database: Database,
         files: FileStore,
         stop: StopRequest,
@@ -100,7 +98,8 @@ class JobRunner:
     ) -> None:
         self._settings, self._defaults = settings, defaults
         self._database, self._files, self._stop = database, files, stop
-        self._service = JobService(state_folder)
+        # Commands without --job mean a job that their user started, never one of a server.
+        self._service = JobService()
         self._engines = engines or EngineCache()
         self._job_id: str | None = None
         self._page_done = threading.Event()

@@ -58,8 +58,6 @@ class WorkerOptions:
     """Whether a server starts it, which then decides whether it is started again."""
     defaults: Mapping[str, Any]
     """Options of every job on this machine: ``workers``, ``weights_folders``, ``weights_cache``."""
-    state_folder: Path
-    """Records which jobs were run, as for commands."""
     engines: EngineCache | None = None
     """Opens the engines of jobs; None for those of the registry."""
 
@@ -96,7 +94,7 @@ class _Worker:
         self._home = workers.home_of(settings) if options.is_own else None
         self._engines = options.engines or EngineCache()
         self._main, *self._beside, self._reserve = (
-            JobRunner(settings, options.defaults, options.state_folder, database, files, stop, self._engines)
+            JobRunner(settings, options.defaults, database, files, stop, self._engines)
             for _ in range(settings.worker_concurrency + 1)
         )
         self._ended = threading.Event()

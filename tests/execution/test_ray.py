@@ -258,7 +258,6 @@ def test_a_worker_of_a_server_lets_the_cluster_process_its_jobs(
     JobRunner(
         services.settings,
         {"workers": 1},
-        tmp_path / "state",
         services.database,
         services.files,
         StopRequest(),

@@ -89,7 +89,7 @@ def ask(services: Services, **body: Any) -> Any:
 
 def run(services: Services, home: Path, engine: NearestEngine | None = None) -> dict[str, Any]:
     runner = JobRunner(
-        services.settings, {"workers": 1}, home / "state", services.database, services.files, StopRequest(),
+        services.settings, {"workers": 1}, services.database, services.files, StopRequest(),
         EngineCache(lambda _job, _weights: [engine or NearestEngine()]),
     )  # fmt: skip
     claimed = taken(services.database)
@@ -198,7 +198,6 @@ def test_a_job_that_is_canceled_while_it_is_fetched(services: Services, root: st
     runner = JobRunner(
         services.settings,
         {"workers": 1},
-        tmp_path / "state",
         services.database,
         services.files,
         StopRequest(),

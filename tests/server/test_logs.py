@@ -120,7 +120,7 @@ def test_lines_of_a_job_have_its_id_whichever_thread_writes_them(
         answer = client.post("/api/v1/uploads", files=[("file", (page.name, page.read_bytes()))])
         wanted = answer.json()["job_id"]
     runner = JobRunner(
-        services.settings, {"workers": 1}, tmp_path / "state", services.database, services.files, StopRequest(),
+        services.settings, {"workers": 1}, services.database, services.files, StopRequest(),
         EngineCache(lambda _job, _weights: [Fails()]),
     )  # fmt: skip
     runner.run(taken(services.database))

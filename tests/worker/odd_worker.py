@@ -51,7 +51,7 @@ def main() -> None:
     PAGE_SECONDS = float(words.get("--page-seconds", 0))
     faulthandler.enable()
     options = WorkerOptions(
-        worker_id=words.get("--worker-id", new_id()), defaults={"workers": 3}, state_folder=settings.data / "state",
+        worker_id=words.get("--worker-id", new_id()), defaults={"workers": 3},
         engines=EngineCache(open_engines),
     )  # fmt: skip
     work(settings, options, StopRequest())

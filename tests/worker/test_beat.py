@@ -176,7 +176,7 @@ def test_a_sign_of_life_that_fails_is_not_the_last(
             return super().models
 
     engines, stop = FailsOnce(), StopRequest()
-    options = run.WorkerOptions(worker_id="w", defaults={}, state_folder=tmp_path / "state", engines=engines)
+    options = run.WorkerOptions(worker_id="w", defaults={}, engines=engines)
     working = threading.Thread(target=run.work, args=(services.settings, options, stop))
     working.start()
     try:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.commands import environment
+from comic_upscale.commands.worker import run_worker
 from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import DeviceError
 from comic_upscale.execution.stop import StopRequest
@@ -47,7 +49,7 @@ def upload(services: Services, page: Path) -> str:
 def start(services: Services, engine: Held, stop: StopRequest, home: Path) -> threading.Thread:
     """Start a worker on a thread, with an engine."""
     options = WorkerOptions(
-        worker_id="w1", defaults={"workers": 1}, state_folder=home / "state",
+        worker_id="w1", defaults={"workers": 1},
         engines=EngineCache(lambda _job, _weights: [engine]),
     )  # fmt: skip
     worker = threading.Thread(target=work, args=(services.settings, options, stop), daemon=True)
@@ -77,6 +79,18 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_is_told(open_server: OpenServi
         engine.go_on.set()
         stop.request("the test is over")
         worker.join(PATIENCE)
+
+
+def test_a_job_of_the_server_is_not_the_last_job_of_the_user(
+    open_server: OpenServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "user"
+    monkeypatch.setattr(environment, "state_folder", lambda: state)
+    services = open_server(worker_idle_timeout=0.1)
+    job_id = upload(services, draw(tmp_path / "page.png", 5, size=(40, 50)))
+    run_worker(services.settings)
+    assert job(services.database, job_id)["status"] == "completed"
+    assert list(state.glob("*")) == []
 
 
 def test_a_worker_does_not_take_its_own_job_again(open_server: OpenServices, tmp_path: Path) -> None:
@@ -182,7 +196,7 @@ def test_a_device_that_fails_under_a_run_ends_the_worker_of_the_server(
         services = open_server(worker_socket=path, worker_idle_timeout=3600.0)
         stop = StopRequest()
         options = WorkerOptions(
-            worker_id="w1", defaults={"workers": 1}, state_folder=tmp_path / "state",
+            worker_id="w1", defaults={"workers": 1},
             engines=EngineCache(lambda _job, _weights: [Failing()]),
         )  # fmt: skip
         worker = threading.Thread(target=work, args=(services.settings, options, stop), daemon=True)
@@ -209,7 +223,6 @@ def test_a_disk_that_cannot_be_written_is_named_and_the_job_waits(
     runner = JobRunner(
         services.settings,
         {"workers": 1},
-        tmp_path / "state",
         services.database,
         services.files,
         StopRequest(),

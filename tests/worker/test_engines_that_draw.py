@@ -57,9 +57,7 @@ def test_a_request_for_each_engine_becomes_a_page(
                 }  # fmt: skip
                 sent = client.post("/api/v1/uploads", files=[("file", ("a.png", file))], data=fields)
                 jobs[name] = sent.json()["job_id"]
-            options = WorkerOptions(
-                worker_id="w", defaults={"workers": 1, "device": "cpu"}, state_folder=tmp_path / "state"
-            )
+            options = WorkerOptions(worker_id="w", defaults={"workers": 1, "device": "cpu"})
             work(services.settings, options, StopRequest())
             made = {}
             for name, job_id in jobs.items():

@@ -59,9 +59,7 @@ def make_volume(folder: Path, pages: int) -> bytes:
 def runner_of(services: Services, folder: Path, engine: NearestEngine) -> JobRunner:
     cache = EngineCache(lambda *_: [engine])
     defaults = {"workers": 1, "weights_cache": folder / "cache"}
-    return JobRunner(
-        services.settings, defaults, folder / "state", services.database, services.files, StopRequest(), cache
-    )
+    return JobRunner(services.settings, defaults, services.database, services.files, StopRequest(), cache)
 
 
 def upload(browser: httpx.Client, name: str, data: bytes, **fields: str) -> str:

@@ -78,9 +78,7 @@ def run_here(settings: ServerSettings, services: Services, claimed: queue.Claim,
     """Run a job in this process, and return how many pages the engine got."""
     engine = NearestEngine()
     cache = EngineCache(lambda _job, _weights: [engine])
-    runner = JobRunner(
-        settings, {"workers": 2}, home / "state", services.database, services.files, StopRequest(), cache
-    )
+    runner = JobRunner(settings, {"workers": 2}, services.database, services.files, StopRequest(), cache)
     runner.run(claimed)
     cache.close()
     return sum(shape[0] for shape in engine.batches)
