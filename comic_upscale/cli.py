@@ -81,7 +81,7 @@ COMMANDS = {
     ),
     "prune": Entry(
         "comic_upscale.commands.prune:prune",
-        "List the outputs whose sources are no longer in the input. --yes removes them.",
+        "List the outputs whose sources are gone, and those of earlier settings beside new ones. --yes removes them.",
         "Examples:\n\n"
         "  comic-upscale prune --job pages-x2.5\n\n"
         "  comic-upscale prune --job pages-x2.5 --yes\n\n"

@@ -32,7 +32,7 @@ def prune(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the outputs whose sources are no longer in the input. --yes removes them."""
+    """List the outputs whose sources are gone, and those of earlier settings beside new ones. --yes removes them."""
     ctx.find_root().meta["json"] = as_json
     from comic_upscale.console.prune_text import prune_lines
     from comic_upscale.jobs.service import JobService

@@ -18,7 +18,12 @@ def prune_lines(result: PruneResult) -> list[str]:
     for file in result.files:
         if file.kept is None:
             verb = "removed" if result.removed else "would remove"
-            lines.append(f"{verb}: {file.output} ({megabytes(file.size)}; its source was {file.source})")
+            why = (
+                f"its source was {file.source}"
+                if file.instead is None
+                else f"an earlier output, now {file.instead}"
+            )
+            lines.append(f"{verb}: {file.output} ({megabytes(file.size)}; {why})")
         else:
             lines.append(f"kept: {file.output}: {file.kept}")
     going = result.to_remove

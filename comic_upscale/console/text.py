@@ -264,6 +264,8 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
         lines.append(suspects_line(event.suspects))
     if event.orphans:
         lines.append(orphans_line(event.orphans, _short(event.output)))
+    if event.earlier:
+        lines.append(earlier_line(event.earlier, event.earlier_bytes, _short(event.output)))
     if event.replaced:
         lines += replaced_lines(event)
     if event.spent is not None and event.price is not None:
@@ -295,6 +297,13 @@ def orphans_line(count: int, output: str) -> str:
     """Return the number of outputs without a source, and how to remove them."""
     what = "1 output has no source" if count == 1 else f"{count:,} outputs have no source"
     return f"{what} any more: comic-upscale prune --job {shlex.quote(output)} lists them, and removes them with --yes"
+
+
+def earlier_line(count: int, size: int, output: str) -> str:
+    """Return the number of outputs of earlier settings beside those of the job, and how to remove them."""
+    what = "1 output of earlier settings is" if count == 1 else f"{count:,} outputs of earlier settings are"
+    prune = f"comic-upscale prune --job {shlex.quote(output)}"
+    return f"{what} still in the folder ({megabytes(size)}): {prune} lists them, and removes them with --yes"
 
 
 def replaced_lines(event: JobFinished) -> list[str]:

@@ -176,6 +176,10 @@ class JobFinished:
     """Pages among ``done_now`` that are duplicates, and got copies of other outputs."""
     orphans: int = 0
     """Outputs whose sources are no longer in the input. No other figure counts them."""
+    earlier: int = 0
+    """Outputs of earlier settings under other names, such as those of another format. No other figure counts them."""
+    earlier_bytes: int = 0
+    """Bytes of these outputs."""
     moved_now: int = 0
     """Outputs that this run moved because their sources were renamed."""
     volumes_cut: int = 0

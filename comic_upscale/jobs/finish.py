@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.imaging.encode import LOST_TEXTS
 from comic_upscale.jobs.context import JobContext
+from comic_upscale.jobs.earlier import find_earlier
 from comic_upscale.jobs.paid_answers import find_unneeded
 from comic_upscale.jobs.replace import ReplaceResult, replace_sources
 from comic_upscale.jobs.sidecar_copy import (
@@ -21,6 +22,7 @@ from comic_upscale.jobs.sidecar_copy import (
     find_stale_copies,
     plan_copies,
 )
+from comic_upscale.ledger.changes import EarlierOutput
 from comic_upscale.ledger.records import FAILED_PAGES, TOO_LARGE, CopiedFile
 from comic_upscale.library.books.names import is_further_part
 from comic_upscale.library.source_reader import SourceReader
@@ -85,6 +87,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
     volumes, volumes_done, volumes_cut = await on_ledger(ledger.volume_counts, job_id)
     suspects = await on_ledger(ledger.suspects, job_id)
     orphans = await on_ledger(ledger.count_orphans, job_id)
+    earlier = await _find_earlier(context)
     done, seconds, spending = end.done_now, end.seconds, context.spending
     finished = JobFinished(
         state=end.state,
@@ -118,6 +121,8 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         suspects=suspects,
         copied_now=end.copied_now,
         orphans=orphans,
+        earlier=len(earlier),
+        earlier_bytes=sum(each.size or 0 for each in earlier),
         moved_now=len(context.moved),
         output_bytes=await on_ledger(ledger.output_bytes, job_id) + await _further_bytes(context),
         replaced_now=replaced.replaced,
@@ -125,6 +130,14 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
     )
     context.emit(finished)
     return finished
+
+
+async def _find_earlier(context: JobContext) -> list[EarlierOutput]:
+    """Return the outputs of earlier settings that this job left beside its own."""
+    if context.settings.replace_sources:
+        return []
+    found = await context.on_ledger(find_earlier, context.ledger, context.job_id, context.stores.outputs)
+    return [each for each in found if each.instead is not None]
 
 
 async def _further_bytes(context: JobContext) -> int:

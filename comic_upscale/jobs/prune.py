@@ -1,4 +1,6 @@
-"""Pruning: list the outputs whose sources are no longer in the input, and remove them.
+"""Pruning: list the outputs that no page needs any more, and remove them.
+
+Their sources are no longer in the input, or a job with other settings made outputs under other names.
 
 Only a run decides that a source is gone, because it moves the outputs of renamed sources first. Pruning looks at the
 input once more, and never removes a file whose content is not the recorded one.
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from comic_upscale.errors import InputError, LedgerError, PageError, SettingsError
+from comic_upscale.jobs.earlier import find_earlier
 from comic_upscale.jobs.job_files import output_folder
 from comic_upscale.jobs.paid_answers import find_unneeded
 from comic_upscale.ledger.changes import GoneOutput
@@ -36,16 +39,18 @@ EDITED = "it was edited since it was written, and is yours now"
 
 @dataclass(frozen=True, slots=True)
 class PrunedFile:
-    """A file in the output folder whose source is gone."""
+    """A file in the output folder whose source is gone, or has another output now."""
 
     output: str
     """Relative to the output folder."""
     source: str
-    """The source that is gone."""
+    """The source."""
     size: int
     """Bytes."""
     kept: str | None = None
     """Why it stays; None for a file that is removed."""
+    instead: str | None = None
+    """The output that the source has now; None if the source is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class PruneResult:
 
 
 def prune(ledger: Path, *, remove: bool, folder: Path | None = None) -> PruneResult:
-    """Find the outputs of the newest job whose sources are gone, and remove them if asked to.
+    """Find outputs of the newest job whose sources are gone, and those of earlier jobs, and remove them if asked to.
 
     Args:
         ledger: ledger of the job.
@@ -113,6 +118,8 @@ class _Decided:
     files: list[PrunedFile] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     """Rows to forget."""
+    earlier: dict[str, int] = field(default_factory=dict)
+    """Rows of earlier jobs to forget, by output."""
     copies: list[str] = field(default_factory=list)
     """Records of copied files to forget, by output."""
     loose: list[str] = field(default_factory=list)
@@ -149,6 +156,7 @@ class _Pruning:
             if self._is_gone(row.source):
                 self._decide_row(row, in_use, decided)
         self._decide_copies(in_use, decided)
+        self._decide_earlier({row.source for row in rows} - {row.source for row in gone}, decided)
         files = decided.files
         answers = AnswerStore(answers_folder(self._settings.folder))
         unneeded = find_unneeded(answers, self._ledger, self._job_id, self._is_gone)
@@ -198,6 +206,28 @@ class _Pruning:
             if file.kept in (None, EDITED):
                 decided.copies.append(copy.output)
 
+    def _decide_earlier(self, current: Set[str], decided: _Decided) -> None:
+        """Decide about outputs of earlier jobs.
+
+        Args:
+            current: sources that the job has, and that its last run has found.
+            decided: gets the decisions.
+        """
+        if self._settings.replace_sources:
+            return
+        for each in find_earlier(self._ledger, self._job_id, self._outputs):
+            is_there = each.source in self._found
+            # A source that went away since the last run may have been renamed.
+            if not is_there if each.source in current else not self._is_gone(each.source):
+                continue
+            existing = _stat(self._outputs, each.output)
+            if existing is None:
+                continue
+            file = self._judge(each.source, each.output, each.sha256, existing)
+            decided.files.append(replace(file, instead=each.instead if is_there else None))
+            if file.kept in (None, EDITED):
+                decided.earlier[each.output] = each.row_id
+
     def _judge(self, source: str, output: str, sha256: str | None, existing: StoredObject) -> PrunedFile:
         """Decide about one file."""
         kept: str | None = None
@@ -245,6 +275,7 @@ class _Pruning:
         self._outputs.delete(decided.loose, below=LOOSE_PAGES)
         still_there = self._ledger.outputs(self._job_id, decided.rows)
         self._ledger.forget_rows([row for row in decided.rows if still_there[row].output not in failed])
+        self._ledger.forget_rows([row for output, row in decided.earlier.items() if output not in failed])
         self._ledger.forget_copies(
             self._settings.output, [output for output in decided.copies if output not in failed]
         )

@@ -35,6 +35,10 @@ _FROM_REPLACED = (
 """Pending pages of a job, and finished pages of other jobs over the same input whose outputs they will replace."""
 
 
+_IS_FILE = f"other.output <> '' and other.output not like '{MARKER_FOLDER}/%'"
+"""Whether a row has an output of its own that the user sees. A page in a CBZ has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class FinishedElsewhere:
     """A finished page of another job over the same input, with an unchanged source."""
@@ -112,6 +116,21 @@ class GoneOutput:
     """Relative to the output folder; empty for a volume whose pages are in a folder."""
     sha256: str | None
     """Of the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierOutput:
+    """An output of an earlier job over the same folders, whose name is not that of an output of the job."""
+
+    row_id: int
+    source: str
+    output: str
+    """Relative to the output folder."""
+    size: int | None
+    """Bytes."""
+    sha256: str | None
+    instead: str | None
+    """The output of the job for the same source; None if the job has none, because the source is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +344,36 @@ class LibraryChanges(LedgerFile):
             for output, source in cursor:
                 found.setdefault(fold(str(output)), set()).add(str(source))
             return found
+
+    def earlier_outputs(self, job_id: int) -> list[EarlierOutput]:
+        """Return finished outputs of other jobs over the same folders, for sources that a job needs them no longer for.
+
+        Those are sources that the job has done, that are gone, or that it never had. The latest job comes last.
+        """
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select other.id, other.source, other.output, other.output_size, other.output_sha256,"
+                " case when mine.gone = 0 then coalesce(nullif(volumes.output, ''), mine.output) end"
+                " from jobs as ours join jobs as theirs on theirs.input = ours.input and theirs.output = ours.output"
+                " and theirs.id <> ours.id join pages as other on other.job_id = theirs.id"
+                " left join pages as mine on mine.job_id = ours.id and mine.source = other.source"
+                " left join pages as volumes on volumes.id = mine.volume_id"
+                f" where ours.id = ? and other.state = 'done' and {_IS_FILE}"
+                " and (mine.id is null or mine.gone <> 0 or mine.state = 'done') order by other.id",
+                [job_id],
+            )
+            return [EarlierOutput(*row) for row in cursor]
+
+    def standing_outputs(self, job_id: int) -> list[tuple[int, str]]:
+        """Return (row, output) of every finished output in the folder of a job, of any job into it."""
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select other.id, other.output from pages as other join jobs on jobs.id = other.job_id"
+                f" where other.state = 'done' and {_IS_FILE}"
+                " and jobs.output = (select output from jobs where id = ?)",
+                [job_id],
+            )
+            return [(int(row[0]), str(row[1])) for row in cursor]
 
     def copies_of(self, job_id: int) -> list[CopiedFile]:
         """Return the files that this job and other jobs over the same folders copied beside the outputs."""

@@ -7,12 +7,13 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comic_upscale.errors import InputError, LedgerBusyError, LedgerDamagedError
-from comic_upscale.jobs.prune import PruneResult, prune
+from comic_upscale.jobs.prune import EDITED, PruneResult, prune
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import JobSettings
@@ -186,3 +187,54 @@ def test_a_folder_that_was_moved_is_pruned_where_it_is_now(settings: JobSettings
     assert (kept(result), result.output) == ({"2.png": None}, f"{tmp_path}/elsewhere%FF")
     assert not (elsewhere / "2.png").exists()
     assert not settings.output.exists()
+
+
+def test_outputs_of_an_earlier_format_are_counted_listed_and_removed(
+    make_job: MakeJob, settings: JobSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "in" / "1.png").touch()
+    before = files(settings.output)
+    finished = run(replace(settings, format="webp"))
+    sizes = [(settings.output / name).stat().st_size for name in ("1.png", "2.png", "deep/3.png")]
+    assert (finished.earlier, finished.earlier_bytes) == (3, sum(sizes))
+    (settings.input / "2.png").unlink()
+    assert prune(settings.ledger_path, remove=False).unplanned == 1
+    assert run_without_engine(replace(settings, format="webp")).orphans == 1
+    listed = prune(settings.ledger_path, remove=False)
+    assert {file.output: (file.kept, file.instead) for file in listed.files} == {
+        "2.webp": (None, None), "1.png": (None, "1.webp"), "2.png": (None, None), "deep/3.png": (None, "deep/3.webp"),
+    }  # fmt: skip
+    assert files(settings.output).keys() >= before.keys()
+    # One that somebody edited is theirs.
+    edited = settings.output / "1.png"
+    edited.write_bytes(edited.read_bytes()[:-1] + b"!")
+    assert kept(prune(settings.ledger_path, remove=True))["1.png"] == EDITED
+    assert set(files(settings.output)) == {"1.png", "1.webp", "deep/3.webp", "deep/3.txt", "books/v.cbz"}
+    assert prune(settings.ledger_path, remove=True).files == ()
+    finished = run_without_engine(replace(settings, format="webp"))
+    assert (finished.done, finished.done_now, finished.earlier) == (4, 0, 0)
+
+
+def test_an_earlier_output_stays_while_its_page_has_no_other(settings: JobSettings) -> None:
+    (settings.input / "1.png").write_bytes(b"not a page any more")
+    finished = run(replace(settings, format="webp"))
+    assert finished.failed == 1
+    assert "1.png" not in kept(prune(settings.ledger_path, remove=True))
+    assert (settings.output / "1.png").is_file()
+    # Nor are the outputs of the newest settings earlier ones.
+    run(replace(settings, format="png"))
+    assert set(kept(prune(settings.ledger_path, remove=False))) == {"2.webp", "deep/3.webp"} & set(
+        files(settings.output)
+    )
+
+
+def test_a_volume_that_became_another_kind_of_book_leaves_its_earlier_one(settings: JobSettings) -> None:
+    finished = run(replace(settings, archive_output="folder"))
+    assert finished.earlier == 1
+    (file,) = prune(settings.ledger_path, remove=True).files
+    assert (file.output, file.kept) == ("books/v.cbz", None)
+    assert not (settings.output / "books" / "v.cbz").exists()
+    finished = run(settings)
+    assert finished.earlier == 2
+    files_now = prune(settings.ledger_path, remove=False).files
+    assert {file.instead for file in files_now} == {"books/v.cbz"}
