@@ -11,7 +11,7 @@ import typer.core
 
 COMMON = frozenset(
     (
-        "pages", "folders", "output", "include", "exclude", "scale", "width", "height", "fit",
+        "pages", "folders", "input", "output", "include", "exclude", "scale", "width", "height", "fit",
         "model", "device", "workers", "format", "quality", "archive_output", "retry_failed", "overwrite", "dry_run",
         "verbose", "quiet", "log", "on_volume_done", "on_job_done", "komga", "kavita", "settle", "once", "help",
         "help_all", "profile", "fit_device",
