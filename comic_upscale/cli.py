@@ -271,7 +271,9 @@ class Commands(typer.core.TyperGroup):
             raise typer.Exit(128 + signal.SIGINT) from None
         except Exception as error:
             # Words of the command line may be names of files, which a pattern of the shell put there.
-            message = getattr(error, "message", None)
+            from comic_upscale.commands.usage_errors import in_plain_words
+
+            message = in_plain_words(error) or getattr(error, "message", None)
             if hasattr(error, "format_message") and isinstance(message, str):
                 error.message = printable_lines(message)  # type: ignore[attr-defined]
             raise

@@ -106,6 +106,7 @@ def _read(definition: Definition, text: str, engine: str) -> Any:
     if problem is not None:
         raise SettingsError(
             f"--engine-option {definition.name} of the engine {engine} {problem}, not {text!r}"
+            f"{definition.similar(text)}"
         )
     return value
 

@@ -236,7 +236,7 @@ def _value(option: Definition, text: str) -> Any:
     except SettingsError as error:
         raise FieldError(option.name, _as_field(str(error))) from None
     if problem is not None:
-        raise FieldError(option.name, f"{option.name} {problem}, not {text!r}")
+        raise FieldError(option.name, f"{option.name} {problem}, not {text!r}{option.similar(text)}")
     return value
 
 

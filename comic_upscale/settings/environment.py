@@ -69,6 +69,6 @@ def _value(definition: Definition, variable: str, text: str) -> Any:
             raise SettingsError(f"{variable} has a value that is not allowed") from None
         raise SettingsError(str(error).replace(definition.flag, variable)) from None
     if problem is not None:
-        shown = "" if definition.opt.secret else f", not {text!r}"
+        shown = "" if definition.opt.secret else f", not {text!r}{definition.similar(text)}"
         raise SettingsError(f"{variable} {problem}{shown}")
     return value

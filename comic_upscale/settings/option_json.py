@@ -70,7 +70,9 @@ def values_from_json(options: type[Options], record: Mapping[str, Any]) -> dict[
     values = {name: _read(known[name], value, options) for name, value in record.items()}
     for name, value in values.items():
         if (problem := known[name].problem(value)) is not None:
-            raise SettingsError(f"{known[name].key} {problem}, not {shown(value)}")
+            raise SettingsError(
+                f"{known[name].key} {problem}, not {shown(value)}{known[name].similar(value)}"
+            )
     return values
 
 
@@ -96,6 +98,8 @@ def _plain(definition: Definition, kind: Any, value: Any) -> Any:
         return number
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
+    if kind is str and definition.choices and isinstance(value, str):
+        return definition.choice(value)
     if kind in (bool, int, str) and type(value) is kind:
         return value
     several = f"a list of {SEVERAL_WORDS.get(definition.item_kind, 'values')}"

@@ -210,8 +210,18 @@ class Definition:
         return f"must be {self._none()}{_in_words(self.bounds)}"
 
     def choice(self, text: str) -> Any:
-        """Return the choice that a text names; the text itself if it names none."""
-        return next((choice for choice in self.choices if str(choice) == text), text)
+        """Return the choice that a text names, in any case; the text itself if it names none."""
+        wanted = text.casefold()
+        return next((choice for choice in self.choices if str(choice).casefold() == wanted), text)
+
+    def similar(self, value: Any) -> str:
+        """Return a question about the choice that a wrong value is like, for the end of a message; else nothing."""
+        if not self.choices or not isinstance(value, str):
+            return ""
+        import difflib
+
+        found = difflib.get_close_matches(value.casefold(), self.choice_texts, 1)
+        return f": did you mean {found[0]}?" if found else ""
 
     def _none(self) -> str:
         return f"{self.opt.default_text} or " if self.nullable and self.opt.default_text else ""
@@ -372,7 +382,7 @@ def check(options: Options) -> None:
             continue
         problem = definition.problem(value)
         if problem is not None:
-            raise SettingsError(f"{definition.flag} {problem}, not {shown(value)}")
+            raise SettingsError(f"{definition.flag} {problem}, not {shown(value)}{definition.similar(value)}")
         if (exact := _as_stored(definition, value)) is not value:
             object.__setattr__(options, definition.name, exact)
 

@@ -388,3 +388,29 @@ def test_a_dry_run_asks_no_machine(pages: Path) -> None:
 def test_every_option_is_on_a_command_line_or_says_that_it_is_not() -> None:
     hidden = {each.name for each in definitions(JobSettings) if not each.opt.on_command_line}
     assert hidden == {"rules", "weights_cache"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--scale", "two"], "'--scale' / '-s': must be a number such as 2.5, not 'two'"),
+        (["--scale", "2,5"], "must be a number such as 2.5, not '2,5': did you mean 2.5?"),
+        (["--scale", "2x"], "must be a number such as 2.5, not '2x': did you mean 2?"),
+        (["--workers", "1.5"], "'--workers' / '-w': must be a whole number such as 4, not '1.5'"),
+        (["--format", "jpg"], "--format must be one of auto, png, webp, jpeg, avif, jxl, tiff, not 'jpg': did"),
+        (["--format", "bmp"], "jxl, tiff, not 'bmp'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_obvious_value_that_is_refused_comes_with_what_to_write(
+    pages: Path, wrong: list[str], says: str
+) -> None:
+    code, _, err = invoke("run", "--input", pages, "--dry-run", *wrong)
+    assert code == 2
+    assert says in " ".join(err.replace("│", " ").split())
+
+
+def test_named_values_may_be_in_any_case(pages: Path) -> None:
+    plan = json.loads(invoke("run", "--input", pages, "--dry-run", "--json", "--format", "JPEG")[1])
+    assert {Path(page["output"]).suffix for page in plan["pages"]} == {".jpg"}
+    assert JobSettings.from_json('{"input": "/in", "output": "/out", "format": "WebP"}').format == "webp"

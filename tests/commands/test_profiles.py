@@ -238,6 +238,7 @@ def test_paths_in_a_profile_are_relative_to_it(home: Path, tiny_weights: Path) -
         ("scale = '2'", "scale must be a number, not '2'"),
         ("scale = 2\nwidth = 200", "exclude each other"),
         ("quality = 101", "mine.toml: quality must be between 1 and 100, not 101"),
+        ("format = 'jpg'", "tiff, not 'jpg': did you mean jpeg?"),
         ("png_level = true", "png_level must be a whole number, not True"),
         ("gate = 'on'", "gate must be true or false, not 'on'"),
         ("scale = ", "mine.toml is not TOML"),
