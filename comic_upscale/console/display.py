@@ -28,6 +28,7 @@ from comic_upscale.console.streams import make_console
 from comic_upscale.console.text import (
     PAUSED,
     duration,
+    failed_before_lines,
     failure_line,
     header_lines,
     hooks_lines,
@@ -50,7 +51,7 @@ from comic_upscale.execution.events import (
     Sending,
 )
 from comic_upscale.execution.stop import StopRequest
-from comic_upscale.ledger.records import PageDone, PageFailed, PageSkipped, VolumeDone
+from comic_upscale.ledger.records import INCOMPLETE, PageDone, PageFailed, PageSkipped, VolumeDone
 from comic_upscale.settings.paths import path_text
 from comic_upscale.version import __version__
 
@@ -88,13 +89,22 @@ class JsonDisplay:
 
 
 class QuietDisplay:
-    """Prints failures only, on standard error."""
+    """Prints failures only, on standard error, and at the end why the exit code is not 0 if nothing said it."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        """Failed pages that were printed."""
 
     def __call__(self, event: Event) -> None:
         """Print a failure; ignore other events."""
         lines: list[str] = []
         if isinstance(event, PageFailed):
+            if event.kind != INCOMPLETE:
+                self._told.add(event.source)
             lines = [printable(failure_line(event.source, event.kind, event.reason))]
+        elif isinstance(event, JobFinished):
+            lines = failed_before_lines(event, len(self._told))
+            self._told.clear()
         elif isinstance(event, HooksFinished):
             lines = hooks_lines(event)
         for line in lines:

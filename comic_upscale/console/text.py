@@ -359,6 +359,26 @@ def failure_line(source: str, kind: str, reason: str) -> str:
     return f"{'incomplete' if kind == 'incomplete' else 'failed'}: {source}: {reason} [{kind}]"
 
 
+def failed_before_lines(event: JobFinished, told: int) -> list[str]:
+    """Return what else of a run that has ended is not done, for a user who saw only its failures.
+
+    Args:
+        event: the end of the run.
+        told: how many failures the user saw.
+    """
+    lines = []
+    if event.failed > told:
+        status = f"comic-upscale status --job {shlex.quote(_short(event.output))} --failures"
+        lines.append(
+            f"{page_count(event.failed - told)} failed in earlier runs: {status} lists them, --retry-failed tries again"
+        )
+    if event.volumes_cut:
+        lines += volumes_lines(event.volumes, event.volumes_done, event.volumes_cut)[1:]
+    if event.stopped_by is not None:
+        lines.append(f"stopped early ({event.reason})")
+    return [printable(line) for line in lines]
+
+
 def _percent(report: JobStatus) -> str:
     """Return how far a job is. One with failed pages is not said to be done that far."""
     return f"{report.percent:g} %{' decided' if report.failed else ''}"

@@ -193,7 +193,16 @@ def test_quiet_says_only_what_went_wrong(pages: Path, tiny_weights: Path) -> Non
     (pages / "bad.png").write_bytes(b"bad")
     code, out, err = invoke("run", "--input", pages, "--model", tiny_weights, "--quiet")
     assert (code, out) == (1, "")
-    assert err.startswith("failed: bad.png: ")
+    assert err.startswith("failed: bad.png: ") and len(err.splitlines()) == 1
+    # Again: the page is not tried, and the exit code is explained nevertheless.
+    code, out, err = invoke("run", "--input", pages, "--model", tiny_weights, "--quiet")
+    assert (code, out) == (1, "")
+    assert err == (
+        "1 page failed in earlier runs: comic-upscale status --job pages-x2.5 --failures lists them, --retry-failed "
+        "tries again\n"
+    )
+    (pages / "bad.png").unlink()
+    assert invoke("run", "--input", pages, "--model", tiny_weights, "--quiet") == (0, "", "")
 
 
 def test_dry_run_tells_everything_and_writes_nothing(pages: Path, tiny_weights: Path) -> None:
