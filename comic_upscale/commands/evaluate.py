@@ -179,7 +179,8 @@ def _show_comparison(comparison: Comparison, folder: Path | None, *, as_json: bo
     scored = [row for row in rows if row["error"] is None]
     if len(scored) > 1:
         scored.append({"name": "mean", **tables.comparison_means(comparison)})
-    _print_table("name", scored, tables.SCORES)
+    if scored:
+        _print_table("name", scored, tables.SCORES)
     for pair in comparison.failed:
         typer.echo(printable(f"not compared: {pair.name}: {pair.reason} [{pair.kind}]"), err=True)
     for pair in comparison.scored:
@@ -197,6 +198,7 @@ def _show_comparison(comparison: Comparison, folder: Path | None, *, as_json: bo
 
 def _show_trial(trial: Trial, folder: Path | None, *, as_json: bool) -> None:
     from comic_upscale.console.printable import printable
+    from comic_upscale.console.text import page_count
     from comic_upscale.evaluation import tables
     from comic_upscale.evaluation.verdict import judge
     from comic_upscale.storage.atomic import write_whole
@@ -213,7 +215,7 @@ def _show_trial(trial: Trial, folder: Path | None, *, as_json: bool) -> None:
         typer.echo(written, nl=False)
         return
     for track in dict.fromkeys(row["track"] for row in rows):
-        typer.echo(f"\n{track}, x{trial.scale:g}, {len(trial.pages)} pages")
+        typer.echo(f"\n{track}, x{trial.scale:g}, {page_count(len(trial.pages))}")
         columns = (*tables.SCORES, "white_kept", "black_kept", "seconds_a_page")
         _print_table("model", [row for row in rows if row["track"] == track], columns)
     for name, reason in trial.left_out.items():

@@ -110,8 +110,10 @@ class RemoteSession:
         when_done = self.options.when_done
         if when_done is None:
             return code
+        from comic_upscale.console.text import page_count
+
         if finished.state != "finished" or finished.pending:
-            typer.echo(_not_run(f"{finished.pending:,} pages are pending"), err=True)
+            typer.echo(_not_run(f"{page_count(finished.pending)} pending"), err=True)
             return code
         # A failed page is not tried again without the user: the machine is no longer needed.
         rest = f", {finished.failed:,} failed" if finished.failed else ""

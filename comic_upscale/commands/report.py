@@ -57,6 +57,7 @@ def report(
     if not overwrite:
         check_place(target)
     typer.echo(printable(f"making the report of {path_text(folder)}..."), err=True)
+    from comic_upscale.console.text import page_count
     from comic_upscale.reporting.report import make_report, write_report
 
     with progress() as on_step:
@@ -68,7 +69,7 @@ def report(
     compared = f"{choice.looked_at:,} of {choice.done:,} pages compared"
     typer.echo(f"{target} ({size / 1e6:.1f} MB; {compared})")
     for reason, count in choice.left_out.items():
-        typer.echo(f"note: {count:,} pages could not be compared: {reason}", err=True)
+        typer.echo(f"note: {page_count(count)} could not be compared: {reason}", err=True)
     if sheet is not None:
         from comic_upscale.reporting.contact import contact_sheet
         from comic_upscale.storage.atomic import write_whole

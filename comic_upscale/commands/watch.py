@@ -238,11 +238,8 @@ def _watch(
         is_known=service.has_run,
     )
     names = ", ".join(path_text(job.input) for job in jobs)
-    on_event(
-        Note(
-            text=f"watching {names}: files are taken once they have been still for {options.settle:g} seconds"
-        )
-    )
+    seconds = "1 second" if options.settle == 1 else f"{options.settle:g} seconds"
+    on_event(Note(text=f"watching {names}: files are taken once they have been still for {seconds}"))
     try:
         result = watcher.watch(stop, once=options.once)
     finally:

@@ -9,6 +9,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Collection
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,14 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def local_time(time: str) -> str:
+    """Return an ISO 8601 time by the clock of this machine, to the minute; the text itself if it is not a time."""
+    try:
+        return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return time
 
 
 def page_count(count: int) -> str:
@@ -416,18 +425,19 @@ def status_lines(report: JobStatus) -> list[str]:
         seen = (
             f"{duration(seconds)} ago"
             if seconds >= 0
-            else f"at {report.last_seen} by the clock of {report.host}"
+            else f"at {local_time(report.last_seen)} by the clock of {report.host}"
         )
+        # The reason comes last: it may be a whole sentence with advice.
         how = {
-            "died": "the run died unexpectedly, last seen",
-            "interrupted": f"the run was stopped ({report.run_error}),",
-            "failed": f"the run failed: {report.run_error},",
-        }.get(report.run_state or "", "the run ended")
-        lines.append(f"not running: {how} {seen}")
+            "died": f"the run died unexpectedly, last seen {seen}",
+            "interrupted": f"the run was stopped {seen} ({report.run_error})",
+            "failed": f"the run failed {seen}: {report.run_error}",
+        }.get(report.run_state or "", f"the run ended {seen}")
+        lines.append(f"not running: {how}")
     if report.spent is not None and report.price is not None:
         lines.append(spent_line(report.spent, report.price, report.to_come))
     if report.alive:
-        lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
+        lines.append(f"process {report.pid} on {report.host}, since {local_time(report.started_at or '')}")
     strength = "" if report.denoise is None else f", denoise {report.denoise:g}"
     device = f" on {report.device}, {report.precision}" if report.device else ""
     lines.append(f"input:  {report.input}")

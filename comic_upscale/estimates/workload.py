@@ -174,7 +174,10 @@ def run_pilot(
             copy_others=False,
         )
         measured = measure_run(
-            trial, origin=f"pilot of {len(chosen)} pages", on_event=on_event, open_engines=open_engines
+            trial,
+            origin=f"pilot of {len(chosen)} page{'s' if len(chosen) != 1 else ''}",
+            on_event=on_event,
+            open_engines=open_engines,
         )
     return dataclasses.replace(measured, start_seconds=round(measured.start_seconds + started_in, 3))
 

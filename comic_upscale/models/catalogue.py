@@ -310,6 +310,10 @@ def family_of(model: Model) -> str:
     return next((family for family, models in FAMILIES.items() if model in models), model.name)
 
 
+_FILES = (".pth", ".pt", ".safetensors")
+"""The suffixes of files of weights."""
+
+
 def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
     """Return the model with this name, in any case and with or without ``.pth``; for a family, its largest factor.
 
@@ -328,7 +332,13 @@ def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
     near = difflib.get_close_matches(plain, [*FAMILIES, *by_plain_name], n=2, cutoff=0.6)
     names = [by_plain_name[each].name if each in by_plain_name else each for each in near]
     hint = f" Did you mean {' or '.join(names)}?" if near else ""
+    is_file = name.strip().casefold().endswith(_FILES)
+    what = (
+        f"The file {name} does not exist, and no model has that name"
+        if is_file
+        else f"There is no model named {name!r}"
+    )
     raise WeightsError(
-        f"There is no model named {name!r}.{hint} "
+        f"{what}.{hint} "
         f"The models are: {', '.join([*FAMILIES, *(model.name for model in catalogue.values())])}. {PATHS_WORK}"
     )

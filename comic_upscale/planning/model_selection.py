@@ -57,19 +57,20 @@ def rule_models(settings: JobSettings) -> dict[str, str]:
         WeightsError: there is no such model.
     """
     found: dict[str, str] = {}
+    whose = f" of the profile {settings.profile}" if settings.profile else ""
     for number, rule in enumerate(settings.rules, start=1):
         name = rule.changes.get("model")
         if name is None:
             continue
         if auto.is_auto(name):
             raise SettingsError(
-                f"rule {number}: the model of a rule must be named: leave model out to use that of the job"
+                f"rule {number}{whose}: the model of a rule must be named: leave model out to use that of the job"
             )
         of_page = settings.changed_for_page(rule.changes)
         try:
             found[name] = registry.identify(replace(of_page, model=network_of(name, settings))).digest
         except (SettingsError, WeightsError) as error:
-            raise type(error)(f"rule {number}: {error}") from None
+            raise type(error)(f"rule {number}{whose}: {error}") from None
     return found
 
 

@@ -99,3 +99,11 @@ def test_the_machine_that_is_not_measured_has_a_way_to_be() -> None:
     lines = summary_lines([T4, H100], None)
     assert "recommended: T4 at AWS: $0.10 in 5:00, the cheapest" in lines
     assert sum("comic-upscale bench" in line for line in lines) == 1
+
+
+def test_a_watch_says_how_long_files_must_be_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "in").mkdir()
+    words = ["watch", str(tmp_path / "in"), "--once", "--output", str(tmp_path / "out"), "--settle"]
+    for settle, says in (("1", "still for 1 second\n"), ("0.5", "still for 0.5 seconds\n")):
+        assert says in CliRunner().invoke(app, [*words, settle]).stdout

@@ -143,6 +143,7 @@ def test_a_partner_that_is_missing_is_a_failure_unless_it_may_be(
         (("--input", "pages", "--jpeg", "101"), 2, "--jpeg"),
         (("--input", "pages", "--models", " , "), 2, "--models"),
         (("--input", "pages", "--models", "no-such-model"), 4, "no model named"),
+        (("--input", "pages", "--models", "comicbest.pth"), 4, "The file comicbest.pth does not exist"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(
@@ -154,6 +155,16 @@ def test_what_cannot_be_is_refused_in_words(
     monkeypatch.chdir(tmp_path)
     found, _, err = evaluate(*arguments, "--device", "cpu")
     assert (found, words in err) == (code, True), err
+
+
+def test_without_a_score_there_is_no_table(tmp_path: Path, drawing: Image.Image) -> None:
+    for name in ("a/p.png", "b/p.png"):
+        (tmp_path / name).parent.mkdir()
+        drawing.save(tmp_path / name)
+    (tmp_path / "b" / "p.png").write_bytes(b"no picture")
+    code, out, err = evaluate("--reference", tmp_path / "a", "--candidate", tmp_path / "b", "--device", "cpu")
+    assert (code, out) == (1, "")
+    assert "not compared: p" in err
 
 
 def test_folders_without_a_common_name_are_an_error(tmp_path: Path, drawing: Image.Image) -> None:

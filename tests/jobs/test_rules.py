@@ -417,6 +417,10 @@ def test_a_wrong_rule_is_told_before_anything_is_written(
     make: Callable[..., JobSettings], rule: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     settings = make(rule)
+    if "model" in rule:
+        # Who did not write the rule needs to know where it is.
+        with pytest.raises(error, match=says.replace("rule 1", "rule 1 of the profile mine")):
+            run_job(replace(settings, profile="mine"))
     with pytest.raises(error, match=says):
         run(settings)
     assert not settings.output.exists() or not list(settings.output.rglob("*.png"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from comic_upscale.console.text import status_lines
+from comic_upscale.console.text import local_time, status_lines
 from comic_upscale.errors import InputError, LedgerDamagedError, NoJobYetError
 from comic_upscale.ledger.queries import copy_ledger_file, read_failures
 from comic_upscale.ledger.reading import find_ledger
@@ -203,8 +204,22 @@ def test_a_run_that_ended_in_the_future_has_no_negative_age(ledger: Ledger, tmp_
     ledger.end_run(start(ledger, job), "finished")
     change(ledger, "update runs set heartbeat_at = '2099-01-01T00:00:00.000Z', ended_at = heartbeat_at")
     text = "\n".join(status_lines(read_status(ledger.path)))
-    assert "at 2099-01-01T00:00:00.000Z by the clock of" in text
+    assert re.search(r"the run ended at 20(98|99)-\d\d-\d\d \d\d:\d\d by the clock of", text)
     assert " s ago" not in text
+
+
+def test_a_failed_run_says_when_before_a_reason_with_advice(ledger: Ledger, tmp_path: Path) -> None:
+    job, _ = add_job(ledger, 1, tmp_path)
+    ledger.end_run(start(ledger, job), "failed", "the disk is full. Free some space")
+    lines = status_lines(read_status(ledger.path))
+    assert any(
+        re.search(r"the run failed \S+( s)? ago: the disk is full. Free some space$", line) for line in lines
+    )
+
+
+def test_times_are_those_of_this_machine_to_the_minute() -> None:
+    assert re.fullmatch(r"2026-11-(28|29|30) \d\d:\d\d", local_time("2026-11-29T13:31:47.236Z"))
+    assert local_time("no time") == "no time"
 
 
 def test_reading_leaves_no_trace_and_does_not_wait_for_a_writer(ledger: Ledger, tmp_path: Path) -> None:
