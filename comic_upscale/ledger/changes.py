@@ -130,7 +130,12 @@ class EarlierOutput:
     """Bytes."""
     sha256: str | None
     instead: str | None
-    """The output of the job for the same source; None if the job has none, because the source is gone."""
+    """The output of the job for the same source. None if the job has none, because the source is gone, and empty for
+    a volume that became a folder."""
+    instead_size: int | None
+    """Bytes of that output."""
+    instead_row: int | None
+    """Its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,21 +353,30 @@ class LibraryChanges(LedgerFile):
     def earlier_outputs(self, job_id: int) -> list[EarlierOutput]:
         """Return finished outputs of other jobs over the same folders, for sources that a job needs them no longer for.
 
-        Those are sources that the job has done, that are gone, or that it never had. The latest job comes last.
+        Those are sources that the job has done, that are gone, or that it never had. A page of a volume is done once
+        its volume is. The latest job comes last.
         """
         with self._translate_errors():
             cursor = self._db.execute(
                 "select other.id, other.source, other.output, other.output_size, other.output_sha256,"
-                " case when mine.gone = 0 then coalesce(nullif(volumes.output, ''), mine.output) end"
+                " case when mine.gone = 0 then coalesce(nullif(volumes.output, ''), mine.output) end,"
+                " case when volumes.output <> '' then volumes.output_size else mine.output_size end, mine.id"
                 " from jobs as ours join jobs as theirs on theirs.input = ours.input and theirs.output = ours.output"
                 " and theirs.id <> ours.id join pages as other on other.job_id = theirs.id"
                 " left join pages as mine on mine.job_id = ours.id and mine.source = other.source"
                 " left join pages as volumes on volumes.id = mine.volume_id"
                 f" where ours.id = ? and other.state = 'done' and {_IS_FILE}"
-                " and (mine.id is null or mine.gone <> 0 or mine.state = 'done') order by other.id",
+                " and (mine.id is null or mine.gone <> 0 or (mine.state = 'done'"
+                " and (volumes.id is null or volumes.output = '' or volumes.state = 'done'))) order by other.id",
                 [job_id],
             )
             return [EarlierOutput(*row) for row in cursor]
+
+    def outputs_of_volume(self, row_id: int) -> list[tuple[str, int | None]]:
+        """Return output and bytes of every page of a volume that became a folder."""
+        with self._translate_errors():
+            cursor = self._db.execute("select output, output_size from pages where volume_id = ?", [row_id])
+            return [(str(row[0]), row[1]) for row in cursor]
 
     def standing_outputs(self, job_id: int) -> list[tuple[int, str]]:
         """Return (row, output) of every finished output in the folder of a job, of any job into it."""

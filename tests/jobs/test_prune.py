@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import zipfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -232,9 +233,43 @@ def test_a_volume_that_became_another_kind_of_book_leaves_its_earlier_one(settin
     finished = run(replace(settings, archive_output="folder"))
     assert finished.earlier == 1
     (file,) = prune(settings.ledger_path, remove=True).files
-    assert (file.output, file.kept) == ("books/v.cbz", None)
+    assert (file.output, file.kept, file.instead) == ("books/v.cbz", None, "books/v/")
     assert not (settings.output / "books" / "v.cbz").exists()
     finished = run(settings)
     assert finished.earlier == 2
     files_now = prune(settings.ledger_path, remove=False).files
     assert {file.instead for file in files_now} == {"books/v.cbz"}
+
+
+@pytest.mark.parametrize("lost", ["a page", "a volume", "a page of a folder"])
+def test_an_earlier_output_stays_if_the_new_one_was_deleted(settings: JobSettings, lost: str) -> None:
+    out = settings.output
+    if lost == "a page":
+        run(replace(settings, format="webp"))
+        deleted, earlier = out / "1.webp", {"1.png"}
+    elif lost == "a volume":
+        run(replace(settings, archive_output="folder"))
+        earlier = {name for name in files(out) if name.startswith("books/v/")}
+        run(settings)
+        deleted = out / "books" / "v.cbz"
+    else:
+        run(replace(settings, archive_output="folder"))
+        deleted, earlier = next((out / "books" / "v").iterdir()), {"books/v.cbz"}
+    assert earlier and earlier <= files(out).keys()
+    deleted.unlink()
+    assert not earlier & kept(prune(settings.ledger_path, remove=True)).keys()
+    assert earlier <= files(out).keys()
+
+
+def test_an_earlier_output_stays_while_its_volume_is_not_whole(settings: JobSettings) -> None:
+    run(replace(settings, archive_output="folder"))
+    before = files(settings.output)
+    book = settings.input / "books" / "v.cbz"
+    with zipfile.ZipFile(book, "a") as archive:
+        archive.writestr("zz.png", b"not a page")
+    (settings.output / "books" / "v.cbz").unlink(missing_ok=True)
+    finished = run(settings)
+    assert finished.failed and not (settings.output / "books" / "v.cbz").exists()
+    assert finished.earlier == 0
+    prune(settings.ledger_path, remove=True)
+    assert {name for name in before if name.startswith("books/v/")} <= set(files(settings.output))
