@@ -97,7 +97,7 @@ def fetch(given: Given, names: NamesArgument = None) -> None:
     from rich.progress import Progress
 
     from comic_upscale.console.streams import make_console
-    from comic_upscale.models.weights import resolve_weights
+    from comic_upscale.models.weights import find_int8, resolve_weights
 
     named = _named_folders(given)
     folders, cache = (named, named[0]) if named else _search_path(given)
@@ -114,7 +114,7 @@ def fetch(given: Given, names: NamesArgument = None) -> None:
                     task, description=name, completed=done, total=total
                 ),
             )
-        for path in (weights.path, weights.denoise_path):
+        for path in (weights.path, weights.denoise_path, find_int8(model)):
             if path is not None:
                 typer.echo(f"{path}: ok")
 

@@ -113,7 +113,13 @@ class RemoteSession:
         from comic_upscale.console.text import page_count
 
         if finished.state != "finished" or finished.pending:
-            typer.echo(_not_run(f"{page_count(finished.pending)} pending"), err=True)
+            verb = "is" if finished.pending == 1 else "are"
+            pending = (
+                f"{page_count(finished.pending)} {verb} pending"
+                if finished.pending
+                else "the run was stopped"
+            )
+            typer.echo(_not_run(pending), err=True)
             return code
         # A failed page is not tried again without the user: the machine is no longer needed.
         rest = f", {finished.failed:,} failed" if finished.failed else ""

@@ -114,7 +114,7 @@ def _torch() -> Iterator[Finding]:
 def _precision(kind: str) -> Iterator[Finding]:
     import torch
 
-    from comic_upscale.engines.torch.cpu_precision import cpu_has_bfloat16, cpu_has_int8
+    from comic_upscale.engines.torch.cpu_precision import cpu_has_bfloat16
     from comic_upscale.engines.torch.device import FAST_HALF
 
     if kind == "cuda":
@@ -133,16 +133,12 @@ def _precision(kind: str) -> Iterator[Finding]:
                 "The fused kernels need it. Install torch's build for CUDA on Linux.",
             )
     elif kind == "cpu":
-        able = [name for name, has_it in (("bf16", cpu_has_bfloat16()), ("int8", cpu_has_int8())) if has_it]
-        if able:
-            yield Finding(
-                "precision", f"{' or '.join(able)} for networks in strips if that is faster, else fp32"
-            )
+        if cpu_has_bfloat16():
+            yield Finding("precision", "bf16 for networks in strips if that is faster, else fp32")
         else:
             yield Finding(
                 "precision", "fp32", "slow",
-                "This CPU has no bfloat16 (AVX512-BF16 or AMX) and no VNNI, with which a run is two to four times as "
-                "fast.",
+                "This CPU has no bfloat16 (AVX512-BF16 or AMX), with which a run is up to twice as fast.",
             )  # fmt: skip
     else:
         yield Finding("precision", "fp16" if kind == "xpu" else "fp32")

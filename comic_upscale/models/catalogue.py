@@ -61,7 +61,7 @@ class Model:
     fallback: str = ""
     """The bundled model that makes a page again on which this one invented texture; empty if there is none."""
     int8_weights: WeightsFile | None = None
-    """The weights in 8 bits, for CPUs; None if there are none. They give almost the same pixels."""
+    """The bundled weights in 8 bits, for CPUs; None if there are none."""
 
     @property
     def files(self) -> tuple[WeightsFile, ...]:

@@ -49,7 +49,7 @@ class ResolvedWeights:
     own_strength: int = 1
     """The denoise strength of ``path``, 1 or 0; that of ``denoise_path`` is the other one."""
     int8_path: Path | None = None
-    """The same weights in 8 bits; None if there are none, or if weights are mixed."""
+    """The same weights in 8 bits; None if there are none, if they are damaged, or if weights are mixed."""
 
     @property
     def identity(self) -> str:
@@ -220,8 +220,15 @@ def resolve_weights(
         denoise_sha256=None if mixed is None else mixed.sha256,
         model=entry,
         own_strength=entry.own_strength,
-        int8_path=None if mixed is not None or entry.int8_weights is None else obtain(entry.int8_weights),
+        int8_path=None if mixed is not None else find_int8(entry),
     )
+
+
+def find_int8(model: Model) -> Path | None:
+    """Return the weights of a model in 8 bits. They must not end a run that does without: ``verify`` reports them."""
+    file = model.int8_weights
+    found = None if file is None else locate(file, ())
+    return found if file is not None and found is not None and sha256_of(found) == file.sha256 else None
 
 
 def identify_weights(
@@ -300,6 +307,7 @@ __all__ = [
     "check_denoise",
     "cleans_white",
     "fetch",
+    "find_int8",
     "identify_weights",
     "identity_of",
     "is_mixed",

@@ -283,11 +283,12 @@ def _resolve(settings: JobSettings, *, here: bool, for_certain: bool = False) ->
 
 def _describe_doubt(foresight: Foresight, other: ResolvedJob, otherwise: Foresight) -> str | None:
     """Return what a run does otherwise if it finds no GPU; None if that concerns no finished output."""
-    if len(foresight.again) == len(otherwise.again):
+    count = len(otherwise.again)
+    if len(foresight.again) == count:
         return None
     return (
         f"this is the plan for a GPU, and only the run checks the devices: on a CPU, its model is {other.model.name}, "
-        f"and it replaces {len(otherwise.again) or 'no'} finished outputs"
+        f"and it replaces {count or 'no'} finished output{'' if count == 1 else 's'}"
     )
 
 

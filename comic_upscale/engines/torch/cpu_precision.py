@@ -1,13 +1,13 @@
-"""In which precision a CPU computes a network that goes in strips fastest.
+"""In which precisions a CPU computes a network that goes in strips, and in which it does so fastest.
 
 Processors with AMX compute in bfloat16 about three times as fast as in float32. With AVX512-BF16 alone, or on ARM, it
-depends: measured on Intel processors whose AMX is hidden by a virtual machine, bfloat16 takes a third longer.
-Processors with VNNI multiply numbers of 8 bits about four times as fast. So without AMX, a small page decides.
+depends: measured on Intel processors whose AMX is hidden by a virtual machine, bfloat16 takes a third longer. So there,
+a small page decides. 8 bits are only used if they are asked for.
 """
 
 from __future__ import annotations
 
-import logging
+import threading
 import time
 
 import torch
@@ -16,15 +16,15 @@ from comic_upscale.engines.torch.int8 import UnusableInt8Error, open_int8
 from comic_upscale.engines.torch.strips import in_strips
 from comic_upscale.models.network import Network
 
-log = logging.getLogger(__name__)
-
 LEAST_GAIN = 1.2
-"""A less exact precision must be this many times as fast. At less, the noise of a busy machine would decide."""
+"""bfloat16 must be this many times as fast. At less, the noise of a busy machine would decide."""
 _ROUNDS = 3
 _TRIED = (48, 96)
 """(height, width) of the small page in pixels."""
-_found: dict[str, torch.dtype] = {}
+_found: dict[str, bool] = {}
 """What was found, by the identity of the network: a process computes all pages in one precision."""
+_trying = threading.Lock()
+"""Held while a network is tried: two at a time would disturb each other."""
 
 
 def cpu_has_bfloat16() -> bool:
@@ -32,16 +32,27 @@ def cpu_has_bfloat16() -> bool:
     return any(has_it for name, has_it in _capabilities().items() if name.endswith("bf16"))
 
 
-def cpu_has_int8() -> bool:
-    """Return whether the CPU has instructions for sums of products of 8 bits. Without them, oneDNN is no faster."""
-    return any(has_it for name, has_it in _capabilities().items() if name.endswith("_vnni"))
+def bfloat16_is_quick(network: Network) -> bool:
+    """Return whether the CPU computes a network faster in bfloat16. The first time, this may take seconds.
+
+    Args:
+        network: one that `strips.goes_in_strips` accepts.
+    """
+    if not cpu_has_bfloat16():
+        return False
+    if _capabilities().get("amx_bf16"):
+        return True
+    with _trying:
+        if network.identity not in _found or not network.identity:
+            _found[network.identity] = _wins(network)
+        return _found[network.identity]
 
 
 def int8_fault(network: Network) -> str | None:
     """Return why this machine does not compute a network in 8 bits; None if it does.
 
     Raises:
-        WeightsError: its weights in 8 bits are missing or damaged.
+        WeightsError: its weights in 8 bits are damaged.
     """
     try:
         open_int8(network)
@@ -50,42 +61,12 @@ def int8_fault(network: Network) -> str | None:
     return None
 
 
-def quickest_precision(network: Network) -> torch.dtype:
-    """Return the precision in which the CPU computes a network fastest: float32, bfloat16 or int8.
-
-    The first time, this may take seconds.
-
-    Args:
-        network: one that `strips.goes_in_strips` accepts.
-    """
-    if network.supports_bfloat16 and _capabilities().get("amx_bf16"):
-        return torch.bfloat16
-    if network.identity not in _found or not network.identity:
-        _found[network.identity] = _try(network)
-    return _found[network.identity]
-
-
-def _try(network: Network) -> torch.dtype:
-    # From exact to less exact.
-    precisions = [torch.float32]
-    if network.supports_bfloat16 and cpu_has_bfloat16():
-        precisions.append(torch.bfloat16)
-    if network.int8_path is not None and cpu_has_int8():
-        fault = int8_fault(network)
-        if fault is None:
-            precisions.append(torch.int8)
-        else:
-            log.debug("no page in int8: %s", fault)
-    if len(precisions) == 1:
-        return torch.float32
-    # Alternately, so that other work on the machine slows all.
-    rounds = [[seconds(network, precision) for precision in precisions] for _ in range(_ROUNDS)]
-    chosen, least = torch.float32, min(taken[0] for taken in rounds)
-    for index, precision in enumerate(precisions):
-        quickest = min(taken[index] for taken in rounds)
-        if least >= LEAST_GAIN * quickest:
-            chosen, least = precision, quickest
-    return chosen
+def _wins(network: Network) -> bool:
+    # Alternately, so that other work on the machine slows both.
+    rounds = [(seconds(network, torch.float32), seconds(network, torch.bfloat16)) for _ in range(_ROUNDS)]
+    quickest_float32 = min(float32 for float32, _ in rounds)
+    quickest_bfloat16 = min(bfloat16 for _, bfloat16 in rounds)
+    return quickest_float32 >= LEAST_GAIN * quickest_bfloat16
 
 
 def seconds(network: Network, precision: torch.dtype) -> float:

@@ -15,7 +15,7 @@ import torch
 
 from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.engines.torch.cores import all_threads
-from comic_upscale.engines.torch.cpu_precision import int8_fault, quickest_precision
+from comic_upscale.engines.torch.cpu_precision import bfloat16_is_quick, int8_fault
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
@@ -108,8 +108,8 @@ def choose_precision(requested: str, device: torch.device, network: Network) -> 
         fault = int8_fault(network) if strips else "only comic-fast on a CPU does"
         if fault is not None:
             raise SettingsError(f"this network does not work in int8 here: {fault}. Use --precision auto")
-    if requested == "auto" and strips:
-        return quickest_precision(network)
+    if requested == "auto" and strips and network.supports_bfloat16 and bfloat16_is_quick(network):
+        return torch.bfloat16
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     return precision_for(
         requested,
@@ -128,7 +128,7 @@ def precision_for(
     supports_half: bool,
     supports_bfloat16: bool,
 ) -> torch.dtype:
-    """Decide the result of ``choose_precision`` from plain values, for networks that do not go in strips on a CPU.
+    """Decide the result of ``choose_precision`` from plain values, except for int8 and what goes in strips.
 
     Args:
         requested: ``"auto"``, or a name in `PRECISIONS`.

@@ -125,7 +125,7 @@ class TorchEngine:
     Args:
         network: the network; it is copied, so that several engines may share it.
         device: the device.
-        precision: float32, float16 or bfloat16.
+        precision: float32, float16 or bfloat16, or int8 for a network in strips that has such weights.
         batch: windows in a batch, at least 1; None for automatic.
         tile: the longest side of a window in pixels, at least 64; 0 to never cut a page; None for automatic.
         overlap: pixels of input around the cell of a tile; None for the network's default.

@@ -101,7 +101,7 @@ class Int8Convolution(torch.nn.Module):
                 1,
                 None,
             )
-        except (AttributeError, RuntimeError) as error:
+        except (AttributeError, TypeError, RuntimeError) as error:
             raise UnusableInt8Error(
                 f"torch has no convolution in 8 bits here ({first_line(error)})"
             ) from error
@@ -177,7 +177,7 @@ def _find_fault(layers: Sequence[Int8Layer], convolutions: Sequence[Int8Convolut
         expected = compute_exactly(layer, given)
         try:
             made = convolution(given, rows_around=1)
-        except RuntimeError as error:
+        except (AttributeError, TypeError, RuntimeError) as error:
             return f"torch has no convolution in 8 bits here ({first_line(error)})"
         if made.shape != expected.shape:
             return "this processor computes it wrong"

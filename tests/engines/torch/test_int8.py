@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from spandrel.architectures.Compact import Compact
 
 from comic_upscale.engines.base import Batch
 from comic_upscale.engines.torch import cpu_precision, int8, strips
+from comic_upscale.engines.torch.cpu_precision import int8_fault
 from comic_upscale.engines.torch.device import choose_precision
 from comic_upscale.engines.torch.engine import TorchEngine
 from comic_upscale.engines.torch.int8 import (
@@ -26,6 +28,7 @@ from comic_upscale.engines.torch.int8 import (
 )
 from comic_upscale.engines.torch.strips import in_strips
 from comic_upscale.errors import SettingsError
+from comic_upscale.models import weights as weights_module
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import resolve_weights
 from tests.conftest import REPOSITORY
@@ -41,13 +44,11 @@ _EXAMPLES = sorted((REPOSITORY / "examples" / "pages").glob("*.png"))
 
 
 def _why_not() -> str:
-    layer = Int8Layer(
-        torch.ones(1, 1, 3, 3, dtype=torch.int8), torch.ones(1), torch.zeros(1), Codes(1, 0), None
-    )
-    try:
-        Int8Convolution(layer)(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), rows_around=1)
-    except (UnusableInt8Error, RuntimeError) as error:
-        return str(error)
+    for name in ("comic-fast-x2", "comic-fast-x3"):
+        weights = resolve_weights(name, denoise=None, folders=[], cache=Path(), download=False)
+        reason = int8_fault(load_network(weights, None))
+        if reason is not None:
+            return reason
     return ""
 
 
@@ -159,41 +160,14 @@ def test_a_machine_that_computes_wrong_computes_no_page(
         open_int8(network)
     with pytest.raises(SettingsError, match=r"does not work in int8 here: .* Use --precision auto"):
         choose_precision("int8", CPU, network)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
-    assert choose_precision("auto", CPU, network) == torch.float32
 
 
 @needs_int8
-@pytest.mark.parametrize(
-    ("capabilities", "taken", "expected"),
-    [
-        ({"avx_vnni": True}, {torch.float32: 3.0, torch.int8: 1.0}, torch.int8),
-        ({"avx512_vnni": True}, {torch.float32: 1.1, torch.int8: 1.0}, torch.float32),
-        ({}, {torch.float32: 3.0, torch.int8: 1.0}, torch.float32),
-        (
-            {"avx512_vnni": True, "avx512_bf16": True},
-            {torch.float32: 3.0, torch.bfloat16: 1.5, torch.int8: 1.0},
-            torch.int8,
-        ),
-        # The more exact one, if the other is hardly faster.
-        (
-            {"avx512_vnni": True, "avx512_bf16": True},
-            {torch.float32: 3.0, torch.bfloat16: 1.1, torch.int8: 1.0},
-            torch.bfloat16,
-        ),
-        ({"avx512_vnni": True, "amx_bf16": True}, {}, torch.bfloat16),
-    ],
-)
-def test_a_small_page_decides(
-    network: Network,
-    monkeypatch: pytest.MonkeyPatch,
-    capabilities: dict[str, bool],
-    taken: dict[torch.dtype, float],
-    expected: torch.dtype,
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    monkeypatch.setattr(cpu_precision, "seconds", lambda _network, precision: taken[precision])
-    assert choose_precision("auto", CPU, network) == expected
+def test_it_is_chosen_only_if_it_is_asked_for(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    for capabilities in ({"avx_vnni": True}, {"avx512_vnni": True, "amx_int8": True}, {}):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
+        assert choose_precision("auto", CPU, network) == torch.float32
+    assert choose_precision("int8", CPU, network) == torch.int8
 
 
 @needs_int8
@@ -219,13 +193,34 @@ def test_mixed_weights_have_none_in_8_bits() -> None:
     assert plain.identity == plain.sha256
 
 
-def test_an_old_torch_has_no_such_operation(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_self: Int8Convolution, _layer: Int8Layer) -> None:
-        raise UnusableInt8Error("torch has no convolution in 8 bits here")
+@pytest.mark.parametrize("name", ["qconv_prepack", "qconv2d_pointwise"])
+def test_a_torch_without_the_operations_is_told(
+    network: Network, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    class Without:
+        def __getattr__(self, wanted: str) -> object:
+            if wanted == name:
+                raise AttributeError(f"no {name}")
+            return getattr(operations, wanted)
 
-    monkeypatch.setattr(Int8Convolution, "__init__", missing)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
-    assert choose_precision("auto", CPU, network) == torch.float32
+    operations = torch.ops.onednn
+    monkeypatch.setattr(torch.ops, "onednn", Without())
+    with pytest.raises(SettingsError, match="does not work in int8 here"):
+        choose_precision("int8", CPU, network)
+    assert choose_precision("fp32", CPU, network) == torch.float32
+
+
+def test_damaged_weights_in_8_bits_end_no_run_without_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("comic-fast-x3.safetensors", "comic-fast-x3-int8.safetensors"):
+        shutil.copy(REPOSITORY / "weights" / name, tmp_path)
+    (tmp_path / "comic-fast-x3-int8.safetensors").write_bytes(b"cut")
+    monkeypatch.setattr(weights_module, "BUNDLED_FOLDERS", (tmp_path,))
+    weights = resolve_weights("comic-fast-x3", denoise=None, folders=[], cache=Path(), download=False)
+    assert weights.int8_path is None
+    with pytest.raises(SettingsError, match="no weights in 8 bits"):
+        choose_precision("int8", CPU, load_network(weights, None))
 
 
 def test_rows_outside_of_the_page_count_as_zeros() -> None:
