@@ -15,6 +15,10 @@ from PIL import Image
 Item = TypeVar("Item")
 
 
+_SPARES = 10
+"""So many items, and twice those that are wanted, are tried in place of ones that cannot be used."""
+
+
 @dataclass(frozen=True, slots=True)
 class Track:
     """One way of shrinking originals."""
@@ -78,6 +82,7 @@ class Sample(Generic[Item]):
         self._items = items
         self._waiting = deque(spread(range(len(items)), count))
         self._free = sorted(set(range(len(items))) - set(self._waiting))
+        self._spares = _SPARES + 2 * len(self._waiting)
         self._last = 0
 
     def __len__(self) -> int:
@@ -90,9 +95,10 @@ class Sample(Generic[Item]):
         return self._items[self._last]
 
     def replace(self) -> bool:
-        """Put another item in the place of the one that was taken last; False if all were tried."""
-        if not self._free:
+        """Put another item in the place of the one that was taken last; False if there is none, or many were tried."""
+        if not self._free or not self._spares:
             return False
+        self._spares -= 1
         later = bisect(self._free, self._last)
         self._waiting.appendleft(self._free.pop(later if later < len(self._free) else -1))
         return True

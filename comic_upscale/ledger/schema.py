@@ -164,7 +164,11 @@ _M009 = (
 _M014 = (
     "drop view progress",
     _progress_view(
-        "pages.gone = 0 and (pages.kind = 'page' or pages.state = 'failed')",
+        "pages.gone = 0 and (case pages.kind when 'page' then"
+        # Pages that wait for a volume that failed count with it.
+        " not (pages.state = 'skipped' and pages.error_kind is null and exists (select 1 from pages as volumes"
+        " where volumes.id = pages.volume_id and volumes.state = 'failed'))"
+        " else pages.state = 'failed' end)",
         "pages.state in ('done', 'failed', 'skipped')",
     ),
 )

@@ -71,9 +71,11 @@ def open_torch_engines(
     Raises:
         SettingsError, DeviceError: as in `open_torch_engine`.
     """
+    # Asked for every device: later, engines of a CPU or the search for faces may have changed what torch says.
+    threads = all_threads()
     count = pages_at_once(network, device)
     # One engine alone takes all cores, too: its thread may have begun while other engines had a part.
-    cores = SharedCores(all_threads(), count) if device.type == "cpu" else None
+    cores = SharedCores(threads, count) if device.type == "cpu" else None
     # Once: they share the pages, and must give the same bits.
     chosen = choose_precision(precision, device, network)
     return [
