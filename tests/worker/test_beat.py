@@ -128,9 +128,7 @@ def test_the_last_page_of_a_worker_is_known_if_no_sign_of_life_met_its_job(
         assert send(client, content=page, factor="2").status_code == 202
     engines = EngineCache(lambda *_: [NearestEngine()])
     defaults = {"workers": 1, "weights_cache": tmp_path / "cache"}
-    options = run.WorkerOptions(
-        worker_id="w", defaults=defaults, state_folder=tmp_path / "state", engines=engines
-    )
+    options = run.WorkerOptions(worker_id="w", defaults=defaults, engines=engines)
     run.work(services.settings, options, StopRequest())
     figures = services.database.read(health.queue_figures)
     assert figures["last_page_done_seconds"] is not None

@@ -31,35 +31,33 @@ def find(services: Services, name: str) -> Path:
     return Path(find_model(name, services.settings.data, services.database, services.files))
 
 
-def start_worker(services: Services, folder: Path) -> None:
+def start_worker(services: Services) -> None:
     """Let a worker start, which ends at once."""
     stop = StopRequest()
     stop.request("the test ends")
-    options = WorkerOptions(worker_id=new_id(), defaults={}, state_folder=folder / "state")
+    options = WorkerOptions(worker_id=new_id(), defaults={})
     work(services.settings, options, stop)
 
 
-def test_a_worker_that_starts_deletes_the_copies_of_deleted_models(
-    services: Services, tmp_path: Path
-) -> None:
+def test_a_worker_that_starts_deletes_the_copies_of_deleted_models(services: Services) -> None:
     kept, gone = register(services, "mine"), register(services, "older")
     notes = kept.parents[1] / "notes"
     notes.mkdir()
-    start_worker(services, tmp_path)
+    start_worker(services)
     assert kept.is_file() and gone.is_file()
     services.database.write(lambda connection: delete_model(connection, "older"))
-    start_worker(services, tmp_path)
+    start_worker(services)
     assert kept.is_file() and notes.is_dir() and not gone.parent.exists()
     assert find(services, "mine") == kept
     with pytest.raises(SettingsError, match="the model older was deleted"):
         find(services, "older")
 
 
-def test_two_names_of_the_same_weights_share_a_folder(services: Services, tmp_path: Path) -> None:
+def test_two_names_of_the_same_weights_share_a_folder(services: Services) -> None:
     first = register(services, "mine")
     sha256 = first.parent.name
     services.database.write(lambda c: register_model(c, "twin", sha256, "models/mine"))
     second = find(services, "twin")
     services.database.write(lambda connection: delete_model(connection, "mine"))
-    start_worker(services, tmp_path)
+    start_worker(services)
     assert second.parent == first.parent and second.is_file()
