@@ -246,12 +246,22 @@ def jobs_json(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list
 
 def for_everybody(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job whose error and failures name no folder of the worker. Its log, for administrators, names them."""
-    failures = row["failures"]
-    return {
-        **row,
-        "error": None if row["error"] is None else without_places(row["error"]),
-        "failures": failures and [{**each, "reason": without_places(each["reason"])} for each in failures],
-    }
+    return {**row, "error": error_of(row), "failures": failures_of(row)}
+
+
+def error_of(row: Mapping[str, Any], column: str = "error") -> str | None:
+    """Return why a job failed, without folders of the worker; None if it did not.
+
+    Args:
+        row: of the job.
+        column: holds the error.
+    """
+    return None if row[column] is None else without_places(row[column])
+
+
+def failures_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the failures of a job's pages, whose reasons name no folder of the worker."""
+    return [{**each, "reason": without_places(each["reason"])} for each in row["failures"] or ()]
 
 
 def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:
@@ -286,7 +296,7 @@ def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:
         "worker_id": row["worker_id"],
         "attempts": row["attempts"],
         "cancel_requested": row["cancel_requested"],
-        "failures": row["failures"] or [],
+        "failures": row["failures"],
         "error": None if row["error"] is None else {"code": row["error_code"], "message": row["error"]},
         "revision": row["revision"],
     }

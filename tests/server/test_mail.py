@@ -38,6 +38,7 @@ from comic_upscale.server.settings import ServerSettings
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.test_queue import RESULT, add, taken
 from tests.server.test_resumable import ADDRESS, begin, patch
+from tests.server.test_told_errors import REASON, WITH_PLACES
 from tests.server.test_uploads import send
 from tests.server.test_webhooks import certificate
 
@@ -184,6 +185,14 @@ def test_failures_are_told_with_their_reason(mailing: Services, inbox: Inbox) ->
     (message,) = inbox.messages
     assert message["Subject"] == "Your pages could not be upscaled"
     assert "No page could be read." in message.get_content()
+
+
+def test_a_mail_names_no_folder_of_the_worker(mailing: Services, inbox: Inbox) -> None:
+    ask(mailing)
+    finish(mailing, lambda c, held: queue.fail(c, held, "weights", WITH_PLACES))
+    assert asyncio.run(outbox_of(mailing).send_due()) == 1
+    text = " ".join(inbox.messages[0].get_content().split())
+    assert REASON in text and "/srv" not in text
 
 
 def test_mail_is_tried_again_and_given_up_when_it_is_refused(mailing: Services, inbox: Inbox) -> None:

@@ -19,6 +19,7 @@ from tests.conftest import draw
 from tests.fakes import NearestEngine
 from tests.server.conftest import client_of, make_key
 from tests.server.test_queue import taken
+from tests.server.test_told_errors import REASON, WITH_PLACES
 from tests.server.watches.watching import SETTLE, Clock, Watch, again, begin, shown
 from tests.worker.test_live_pictures import runner_of
 
@@ -177,6 +178,16 @@ def test_a_job_that_failed_for_a_time_is_tried_again_later_each_time(
     watch.end_job()
     watch.settle()
     assert shown(boss)["problem"] is None and len(watch.jobs()) == 4
+
+
+def test_the_problem_of_a_watched_folder_names_no_folder_of_the_worker(
+    watch: Watch, boss: httpx.Client
+) -> None:
+    watch.settle()
+    watch.end_job("failed", error_code="weights", error=WITH_PLACES)
+    watch.settle()
+    problem = shown(boss)["problem"]
+    assert f"{REASON} It begins again" in problem and "/srv" not in problem
 
 
 @pytest.mark.parametrize(
