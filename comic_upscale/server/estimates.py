@@ -103,6 +103,16 @@ def of_model(model: str) -> sa.ColumnElement[bool]:
     return sa.or_(jobs.c.params["model"].as_string() == model, jobs.c.model == model)
 
 
+def last_completed() -> sa.Select[Any]:
+    """Return the query for the jobs that were completed last. Looking among all would read a large table."""
+    return (
+        sa.select(jobs.c.id)
+        .where(jobs.c.status == "completed")
+        .order_by(jobs.c.updated_at.desc())
+        .limit(_LOOKED_AT)
+    )
+
+
 def seconds_per_byte_with(connection: Connection, params: Mapping[str, Any]) -> float | None:
     """Return how long a job with these options takes for a byte of its upload; None if none like it was done.
 
@@ -113,16 +123,10 @@ def seconds_per_byte_with(connection: Connection, params: Mapping[str, Any]) -> 
         connection: of the database.
         params: as `params.read_params` returns it.
     """
-    last = (
-        sa.select(jobs.c.id)
-        .where(jobs.c.status == "completed")
-        .order_by(jobs.c.updated_at.desc())
-        .limit(_LOOKED_AT)
-    )
     alike = (
         sa.select(jobs.c.seconds, jobs.c.params, uploads.c.size)
         .join(uploads, uploads.c.id == jobs.c.upload_id)
-        .where(jobs.c.id.in_(last), jobs.c.seconds > 0, of_model(str(params["model"])))
+        .where(jobs.c.id.in_(last_completed()), jobs.c.seconds > 0, of_model(str(params["model"])))
         # A trial takes one page several times.
         .where(jobs.c.params[trials.MODELS].as_string().is_(None))
         .order_by(jobs.c.updated_at.desc())

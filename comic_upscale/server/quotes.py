@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.costs.workload import Workload
 from comic_upscale.server import trials
 from comic_upscale.server.database.schema import jobs
-from comic_upscale.server.estimates import of_model
+from comic_upscale.server.estimates import last_completed, of_model
 from comic_upscale.server.services import Quoting
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
 
@@ -23,13 +23,13 @@ _RECENT = 20
 
 
 def pixels_per_second(connection: Connection, model: str) -> float | None:
-    """Return the output pixels a second of recent jobs of this server; None before the first one.
+    """Return the output pixels a second of recent jobs of this server; None if there is none.
 
     Args:
         connection: of the database.
         model: only jobs with it; ``auto`` for jobs with any.
     """
-    wanted = [jobs.c.status == "completed", jobs.c.seconds > 0, jobs.c.pixels > 0]
+    wanted = [jobs.c.id.in_(last_completed()), jobs.c.seconds > 0, jobs.c.pixels > 0]
     # A trial opens several models for one page.
     wanted.append(jobs.c.params[trials.MODELS].as_string().is_(None))
     if model != AUTO_MODEL:

@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from comic_upscale.console.text import about_money
-from comic_upscale.server import queue, trials
+from comic_upscale.server import estimates, queue, trials
 from comic_upscale.server.database.schema import jobs, uploads
 from comic_upscale.server.pages.render import about_seconds
+from comic_upscale.server.quotes import pixels_per_second
 from comic_upscale.server.services import Services
 from tests.server.conftest import client_of, make_key
 from tests.server.pages import pages_of, sign_in
@@ -61,6 +62,22 @@ def test_the_estimate_of_the_upload_page_is_for_its_model_and_its_size(services:
         assert "Less than a second" in shown(size=100, model="comic-best", factor="2")
         pages = {"pages": [{"width": 500, "height": 500}], "options": {"model": "comic-best", "factor": "2"}}
         assert client.post("/api/v1/estimates", json=pages).json()["seconds"] == pytest.approx(8.0)
+
+
+def test_the_speed_of_a_model_is_looked_for_among_the_last_jobs_alone(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimates, "_LOOKED_AT", 2)
+
+    def speed(model: str) -> float | None:
+        return services.database.read(lambda c: pixels_per_second(c, model))
+
+    with client_of(services, make_key(services, "me")) as client:
+        done(services, client, 4.0, "comic-fast-x2", model="comic-fast", factor="2")
+        done(services, client, 8.0, "comic-best-x2", model="comic-best", factor="2")
+        assert speed("comic-fast") == pytest.approx(250_000)
+        done(services, client, 8.0, "comic-best-x2", model="comic-best", factor="2")
+    assert speed("comic-fast") is None and speed("comic-best") == pytest.approx(125_000)
 
 
 @pytest.mark.parametrize(
