@@ -32,9 +32,9 @@ def opened_database(settings: ServerSettings, *, may_create: bool = False) -> It
     Raises:
         SettingsError: it is missing, and must not be created.
     """
-    from comic_upscale.server.services import open_database
+    from comic_upscale.server.services import has_database, open_database
 
-    is_new = settings.database is None and not settings.database_file.exists()
+    is_new = may_create and not has_database(settings)
     database = open_database(settings, migrating=True, may_create=may_create)
     try:
         # Not among the results: scripts read those.

@@ -138,6 +138,22 @@ def open_database(settings: ServerSettings, *, migrating: bool, may_create: bool
     return database
 
 
+def has_database(settings: ServerSettings) -> bool:
+    """Return whether the database of a server has a schema, of whatever version.
+
+    Raises:
+        DatabaseError: it cannot be used.
+    """
+    # Opening a file would create it.
+    if settings.database is None and not settings.database_file.exists():
+        return False
+    database = Database(settings.database_url, readers=1)
+    try:
+        return database.read(schema_revision) is not None
+    finally:
+        database.close()
+
+
 def make_folder(path: Path) -> None:
     """Create a folder that only this user can read, unless it exists.
 

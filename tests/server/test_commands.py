@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.commands.server_care import opened_database
 from comic_upscale.server import accounts
 from comic_upscale.server.database.schema import audit
 from comic_upscale.server.services import Services, open_services
@@ -139,6 +140,15 @@ def test_a_command_names_the_database_that_it_uses(tmp_path: Path) -> None:
     assert [ended.stderr.splitlines()[0] for ended in (first, second)] == [f"{place} (new)", place]
     # The key alone, for scripts.
     assert first.stdout.startswith("cu_") and len(first.stdout.split()) == 1
+
+
+def test_a_new_database_is_called_new_once(
+    settings: ServerSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On each kind: one of PostgreSQL exists before the first command."""
+    for end in (" (new)", ""):
+        with opened_database(settings, may_create=True):
+            assert capsys.readouterr().err == f"Database: {settings.database_address}{end}\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
