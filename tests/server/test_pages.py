@@ -79,6 +79,8 @@ def test_after_the_session_has_ended_a_form_leads_back_to_its_page(
     assert ann.get("/account").headers["location"] == "/sign-in?next=/account&notice=expired"
     ann.cookies.clear()
     assert ann.get("/account").headers["location"] == "/sign-in?next=/account"
+    sent = ann.post("/account/keys", data={"name": "x"}, headers={"Referer": came_from})
+    assert sent.headers["location"] == f"/sign-in?{back}".rstrip("&?")
 
 
 @pytest.mark.parametrize(

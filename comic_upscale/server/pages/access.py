@@ -140,8 +140,8 @@ def sign_in_address(request: Request) -> str:
     """
     is_form = request.method not in cookies.SAFE_METHODS
     back = _page_of_form(request) if is_form else page_address(request)
-    # Signing out removes the cookie, so whoever still has one did not sign out. Pages alone send forms.
-    has_ended = is_form or cookies.read_session(request) is not None
+    # Signing out removes the cookie, so whoever still has one did not sign out.
+    has_ended = cookies.read_session(request) is not None
     words = [f"next={quote(back)}" if back != "/" else "", "notice=expired" if has_ended else ""]
     return f"/sign-in?{'&'.join(filter(None, words))}".rstrip("?")
 
