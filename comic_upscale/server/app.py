@@ -8,8 +8,9 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
+from sqlalchemy.exc import IntegrityError, NoResultFound
 from starlette.datastructures import MutableHeaders
 
 from comic_upscale.errors import ComicUpscaleError
@@ -38,7 +39,8 @@ from comic_upscale.server.api import (
     uploads,
     watches,
 )
-from comic_upscale.server.api.errors import BodyTooLargeError, add_error_handlers, error_response
+from comic_upscale.server.api.access import find_account
+from comic_upscale.server.api.errors import ApiError, BodyTooLargeError, add_error_handlers, error_response
 from comic_upscale.server.api.openapi import describe
 from comic_upscale.server.api.routing import MOST_BODY
 from comic_upscale.server.ids import new_id
@@ -85,6 +87,18 @@ def create_app(services: Services, *, pages: bool = False) -> FastAPI:
 
     describe(app)
     add_error_handlers(app)
+
+    @app.exception_handler(IntegrityError)
+    @app.exception_handler(NoResultFound)
+    async def on_missing_row(request: Request, error: IntegrityError | NoResultFound) -> Response:
+        """Say what is wrong to a user who was deleted while the request was under way."""
+        try:
+            await find_account(request, services)
+        except ApiError as refused:
+            return error_response(
+                refused.status, refused.code, refused.message, refused.field, refused.headers
+            )
+        raise error
 
     if pages:
         app.mount("/", create_pages(services))

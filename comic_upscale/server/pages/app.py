@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import IntegrityError, NoResultFound
 from starlette.exceptions import HTTPException
 
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.server.api import cookies
 from comic_upscale.server.api.access import path_of
 from comic_upscale.server.api.errors import ApiError, BodyTooLargeError, as_api_error, error_response
 from comic_upscale.server.pages import (
@@ -30,7 +32,7 @@ from comic_upscale.server.pages import (
     viewing,
     watches,
 )
-from comic_upscale.server.pages.access import SignInError, find_viewer
+from comic_upscale.server.pages.access import SignInError, find_viewer, sign_in_address
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 
@@ -120,6 +122,14 @@ def _add_error_handlers(app: FastAPI, services: Services) -> None:
         return error_page(
             request, ApiError(error.status_code, "error", message, headers=dict(error.headers or {}))
         )
+
+    @app.exception_handler(IntegrityError)
+    @app.exception_handler(NoResultFound)
+    async def on_missing_row(request: Request, error: IntegrityError | NoResultFound) -> Response:
+        # Whoever was deleted while the request was under way has no session any more.
+        if cookies.read_session(request) is not None and await find_viewer(request, services) is None:
+            return await on_sign_in(request, SignInError(sign_in_address(request)))
+        raise error
 
     @app.exception_handler(Exception)
     async def on_any_error(request: Request, error: Exception) -> Response:
