@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from fastapi import Query
+from fastapi import Query, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
+from starlette.background import BackgroundTask
 
 from comic_upscale.server import accounts, audit, deletion, jobs, keys, queue, requeue, sessions, totp
 from comic_upscale.server.accounts import Account
@@ -22,6 +22,7 @@ from comic_upscale.server.database.schema import audit as audit_table
 from comic_upscale.server.database.schema import jobs as jobs_table
 from comic_upscale.server.database.schema import users
 from comic_upscale.server.jobs import Status, iso
+from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import read_changes
 from comic_upscale.server.passwords import check_password
 from comic_upscale.server.services import Services
@@ -265,44 +266,85 @@ async def store_user(
 @router.delete(
     "/users/{username}", status_code=204, summary="Delete a user with all jobs", responses=documented(409)
 )
-async def delete_user(services: Server, admin: AdminAccount, username: str) -> None:
+async def delete_user(services: Server, admin: AdminAccount, username: str) -> Response:
     """Delete a user with the jobs, originals, results, watched folders, keys and sessions of the user.
 
     Files in folders of the server stay, and so does the audit log. A block keeps everything, and can be taken back.
     """
-    # The next user of that name would have the right, too.
-    if username in services.settings.library_users:
-        raise ApiError(
-            409,
-            "library_user",
-            f"{username} may use the library: take the name out of the setting library_users first.",
-        )
+    stored = await remove_user(services, admin, username)
+    return Response(status_code=204, background=BackgroundTask(delete_files, services, stored))
 
-    def write(connection: Connection) -> list[str]:
+
+async def remove_user(services: Services, admin: Account, username: str) -> list[str]:
+    """Delete a user from the database, and return the keys of the files, for `delete_files` after the answer.
+
+    Raises:
+        ApiError: there is no such user, or the user cannot be deleted now.
+    """
+    running = ApiError(
+        409, "running", f"A job of {username} is running: cancel it first, then delete the user."
+    )
+
+    def begin(connection: Connection) -> tuple[str, int]:
         user = accounts.find_user(connection, username)
-        if user is None or user["role"] == "anonymous" or user["id"] == services.environment_id:
+        if user is None or user["role"] == "anonymous":
             raise not_found("user")
+        if user["id"] == services.environment_id:
+            raise ApiError(
+                409, "environment_user", "This user belongs to the key in the environment of the server."
+            )
         if user["id"] == admin.user_id:
             raise ApiError(409, "yourself", "You cannot delete yourself: another administrator can.")
+        # The next user of that name would have the right, too; the value of the start may come back into force.
+        started = services.live.started
+        for which, found in (
+            ("", effective(connection, started)),
+            (" in the options with which the server starts", started),
+        ):
+            if username in found.library_users:
+                raise ApiError(
+                    409, "library_user",
+                    f"{username} may use the library: take the name out of the setting library_users first{which}.",
+                )  # fmt: skip
         count = connection.scalar(
             sa.select(sa.func.count()).select_from(jobs_table).where(jobs_table.c.owner_id == user["id"])
         )
-        keys = deletion.delete_user(connection, user)
-        if keys is None:
-            raise ApiError(
-                409, "running", f"A job of {username} is running: cancel it first, then delete the user."
-            )
+        if not deletion.begin(connection, user["id"]):
+            raise running
         if (
             user["role"] == "admin"
             and user["password_hash"] is not None
             and not accounts.has_admin(connection)
         ):
             raise ApiError(409, "last_admin", "This is the last administrator who can log in.")
-        audit.record(connection, admin, "user.delete", username, jobs=count)
-        return keys
+        if not user["disabled"]:
+            audit.record(connection, admin, "user.change", username, changed=["disabled"])
+        return user["id"], count or 0
 
-    for key in await services.database.write_async(write):
-        await asyncio.to_thread(services.files.delete, key)
+    user_id, count = await services.database.write_async(begin)
+
+    def finish(connection: Connection) -> list[str]:
+        if accounts.find_user(connection, username) is None:
+            # Another administrator was faster.
+            raise not_found("user")
+        last = deletion.finish(connection, user_id)
+        if last is None:
+            raise running
+        audit.record(connection, admin, "user.delete", username, jobs=count)
+        return last
+
+    stored: list[str] = []
+    while (
+        some := await services.database.write_async(lambda c: deletion.delete_some(c, user_id))
+    ) is not None:
+        stored += some
+    return stored + await services.database.write_async(finish)
+
+
+def delete_files(services: Services, stored: Iterable[str]) -> None:
+    """Delete stored files. Blocks. What a stop of the server leaves behind, the janitor deletes."""
+    for key in stored:
+        services.files.delete(key)
 
 
 @router.get("/keys", summary="List the API keys of all users")

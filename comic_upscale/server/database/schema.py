@@ -190,6 +190,8 @@ jobs = sa.Table(
     sa.Index(None, "updated_at"),
     sa.Index(None, "created_at", "id"),
     sa.Index(None, "expires_at"),
+    # Deleting an upload looks for its jobs.
+    sa.Index(None, "upload_id"),
 )  # fmt: skip
 
 spent = sa.Table(
@@ -243,6 +245,8 @@ resumable = sa.Table(
     sa.Column("expires_at", Time, nullable=False),
     sa.Index(None, "owner_id"),
     sa.Index(None, "expires_at"),
+    # Deleting a job looks for what refers to it: here, and in the tables below.
+    sa.Index(None, "job_id"),
 )  # fmt: skip
 """Uploads that arrive in several requests. ``offset`` counts the bytes that are flushed to the storage."""
 
@@ -296,6 +300,7 @@ idempotency = sa.Table(
     _reference("job_id", "jobs.id", ondelete="CASCADE"),
     sa.Column("created_at", Time, nullable=False),
     sa.Index(None, "created_at"),
+    sa.Index(None, "job_id"),
 )  # fmt: skip
 
 workers = sa.Table(
@@ -345,6 +350,7 @@ outbox = sa.Table(
     sa.Column("failed_at", Time),
     sa.Column("last_error", sa.Text),
     sa.Index(None, "done_at", "failed_at", "not_before"),
+    sa.Index(None, "job_id"),
 )  # fmt: skip
 
 audit = sa.Table(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Form, Request, Response
 from sqlalchemy.engine import Connection
+from starlette.background import BackgroundTask
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server import accounts, audit, keys, sessions
@@ -110,14 +111,16 @@ async def block_user(
 async def delete_user(request: Request, services: Server, admin: Admin, username: str) -> Response:
     """Delete a user with everything that belongs to the user."""
     try:
-        await admin_api.delete_user(services, admin.account, username)
+        stored = await admin_api.remove_user(services, admin.account, username)
     except (ApiError, ComicUpscaleError) as error:
         shown = as_api_error(error)
         if shown.status == 404:
             raise
         message = shown.message.replace("library_users", "library users")
         return await _user_page(request, services, username, status=shown.status, error=message)
-    return go_to(request, "/admin/users", "user-deleted")
+    answer = go_to(request, "/admin/users", "user-deleted")
+    answer.background = BackgroundTask(admin_api.delete_files, services, stored)
+    return answer
 
 
 @router.post("/users/{username}/password")
@@ -201,6 +204,7 @@ async def _user_page(
         status=status,
         error=error,
         user=user,
+        is_environment=user["id"] == services.environment_id,
         now=now,
         form={**now, **(typed or {})},
         **own,

@@ -1,4 +1,4 @@
-"""What deleted jobs and uploads took of the last 24 hours."""
+"""What deleted jobs and uploads took of the last 24 hours, and indexes for deleting a job or an upload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table."""
+    """Create the table and the indexes."""
     op.create_table(
         "spent",
         sa.Column(
@@ -32,3 +32,6 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_spent_owner_id_created_at"), "spent", ["owner_id", "created_at"])
     op.create_index(op.f("ix_spent_finished_at"), "spent", ["finished_at"])
+    op.create_index(op.f("ix_jobs_upload_id"), "jobs", ["upload_id"])
+    for table in ("outbox", "idempotency", "resumable"):
+        op.create_index(op.f(f"ix_{table}_job_id"), table, ["job_id"])
