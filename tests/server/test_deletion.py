@@ -13,7 +13,7 @@ from comic_upscale.server.database.schema import files, jobs, pieces, resumable,
 from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from tests.server.conftest import OpenServices, client_of, make_key
-from tests.server.pages import pages_of, sign_in
+from tests.server.pages import csrf_of, pages_of, sign_in
 from tests.server.test_access import add_person
 from tests.server.test_page_admin import actions, post
 from tests.server.test_queue import RESULT, taken
@@ -93,6 +93,27 @@ def test_a_request_of_a_user_who_is_deleted_meanwhile_is_refused_in_words(
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
     # Nothing stays in the storage.
     assert not list(services.files.list())
+
+
+def test_a_form_of_a_user_who_is_deleted_meanwhile_leads_to_signing_in(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_person(services, "ann")
+    write = services.database.write_async
+
+    async def deleted_before(work: Any) -> Any:
+        await write(lambda c: c.execute(sa.delete(users).where(users.c.name == "ann")))
+        return await write(work)
+
+    with pages_of(services) as browser:
+        form = {
+            "csrf_token": csrf_of(sign_in(browser, "ann").get("/account")),
+            "name": "x",
+            "scopes": "jobs:read",
+        }
+        monkeypatch.setattr(services.database, "write_async", deleted_before)
+        answer = browser.post("/account/keys", data=form)
+    assert answer.status_code == 303 and answer.headers["location"] == "/sign-in?notice=expired"
 
 
 def test_the_user_of_the_key_from_the_environment_stays(open_server: OpenServices) -> None:
