@@ -44,6 +44,12 @@ EXCEPTIONS = {
         "_with_weights",
         "TemporaryDirectory",
     ): "weights of the user, which are no output",
+    (
+        "planning/discovery.py",
+        "_outputs_again",
+        "is_file",
+    ): "the input, and the ledger of another job, are no outputs",
+    ("planning/preview.py", "preview", "is_file"): "the ledger is no output",
     ("execution/ray/actor.py", "_with_weights", "mkdir"): "weights of the user, which are no output",
     ("execution/ray/actor.py", "_with_weights", "write_bytes"): "weights of the user, which are no output",
     ("planning/output_marks.py", "_pages_of", "open to read"): "replaced originals, which are local files",

@@ -18,7 +18,7 @@ WEIGHTS = [
         Path(f"weights/comic-{name}.safetensors")
         for name in (
             *("best-x2-dn", "best-x2", "best-x3-dn", "best-x3", "compact-x3", "crisp-x2", "crisp-x3"),
-            *("fast-x2-dn", "fast-x2", "fast-x3-dn", "fast-x3"),
+            *("fast-x2-dn", "fast-x2-int8", "fast-x2", "fast-x3-dn", "fast-x3-int8", "fast-x3"),
         )
     ),
 ]

@@ -107,6 +107,6 @@ def test_an_output_that_is_not_finite_is_still_seen(where: str, make_network: Ma
     layer = {"first": 0, "inner": 1, "last": -1}[where]
     with torch.inference_mode():
         assert forward(torch.zeros(1, 20, 20, 1, dtype=torch.uint8))[1].isfinite().all()
-        forward._gray._layers[layer]._convolution.bias[0] = torch.nan  # type: ignore[union-attr, index]
+        forward._gray.layers[layer]._convolution.bias[0] = torch.nan  # type: ignore[union-attr, index]
         _, finite = forward(torch.zeros(1, 20, 20, 1, dtype=torch.uint8))
     assert not finite.isfinite().any()
