@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import DatabaseError
-from comic_upscale.models.download import without_places
 from comic_upscale.server import spent
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.engine import Database
@@ -241,27 +240,7 @@ def job_json(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
 def jobs_json(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return several jobs as the API shows them."""
     places = positions(connection, rows)
-    return [_json(for_everybody(row), places[row["id"]]) for row in rows]
-
-
-def for_everybody(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a job whose error and failures name no folder of the worker. Its log, for administrators, names them."""
-    return {**row, "error": error_of(row), "failures": failures_of(row)}
-
-
-def error_of(row: Mapping[str, Any], column: str = "error") -> str | None:
-    """Return why a job failed, without folders of the worker; None if it did not.
-
-    Args:
-        row: of the job.
-        column: holds the error.
-    """
-    return None if row[column] is None else without_places(row[column])
-
-
-def failures_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the failures of a job's pages, whose reasons name no folder of the worker."""
-    return [{**each, "reason": without_places(each["reason"])} for each in row["failures"] or ()]
+    return [_json(row, places[row["id"]]) for row in rows]
 
 
 def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:
@@ -296,7 +275,7 @@ def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:
         "worker_id": row["worker_id"],
         "attempts": row["attempts"],
         "cancel_requested": row["cancel_requested"],
-        "failures": row["failures"],
+        "failures": row["failures"] or [],
         "error": None if row["error"] is None else {"code": row["error_code"], "message": row["error"]},
         "revision": row["revision"],
     }

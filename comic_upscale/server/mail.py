@@ -17,7 +17,6 @@ from email.utils import formatdate
 from typing import Any
 
 from comic_upscale.server.callbacks import CallbackError, RefusedError
-from comic_upscale.server.jobs import error_of
 from comic_upscale.server.links import SHARED_SECONDS, Link, Links
 from comic_upscale.server.names import clean_name
 from comic_upscale.server.settings import ServerSettings
@@ -136,7 +135,6 @@ def _sentences(job: Mapping[str, Any]) -> list[str]:
     if job["status"] == "canceled":
         return [f"The job{of_whom} was canceled."]
     failed_words = [f"The job{of_whom} failed."]
-    error = error_of(job)
-    if error and job["owner_role"] != "anonymous":
-        failed_words.append(" ".join(error.split())[:500])
+    if job["error"] and job["owner_role"] != "anonymous":
+        failed_words.append(" ".join(job["error"].split())[:500])
     return failed_words

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from comic_upscale.models.download import without_places
 from comic_upscale.server.database.schema import is_over, jobs, now_ms, outbox, queue, users
 
 Lane: TypeAlias = Literal["interactive", "batch"]
@@ -156,7 +157,7 @@ def heartbeat(connection: Connection, claimed: Claim, **progress: Any) -> bool:
     Raises:
         LostLeaseError: the claim is no longer valid.
     """
-    values: dict[str, Any] = {"lease_until": now_ms() + int(LEASE_SECONDS * 1000), **progress}
+    values: dict[str, Any] = {"lease_until": now_ms() + int(LEASE_SECONDS * 1000), **_public(progress)}
     if progress:
         values.update(_touch())
     if "pages_done" in progress:
@@ -505,12 +506,24 @@ def _requeue(connection: Connection, claimed: Claim, **values: Any) -> bool:
 
 def _settle(connection: Connection, claimed: Claim, **values: Any) -> None:
     settled = connection.execute(
-        sa.update(jobs).where(*_held(claimed)).values(lease_until=None, **values, **_touch())
+        sa.update(jobs).where(*_held(claimed)).values(lease_until=None, **_public(values), **_touch())
     )
     if not settled.rowcount:
         raise LostLeaseError(claimed.job_id)
     if "finished_at" in values:
         _announce(connection, jobs.c.id == claimed.job_id)
+
+
+def _public(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns of a job whose error and failures name no folder of the worker. The job's log may name them."""
+    public = dict(values)
+    if public.get("error"):
+        public["error"] = without_places(public["error"])
+    if public.get("failures"):
+        public["failures"] = [
+            {**each, "reason": without_places(each["reason"])} for each in public["failures"]
+        ]
+    return public
 
 
 def _announce(connection: Connection, which: sa.ColumnElement[bool]) -> None:

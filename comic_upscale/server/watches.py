@@ -21,7 +21,7 @@ from comic_upscale.server.accounts import Account, scopes_of
 from comic_upscale.server.database.schema import is_over, jobs, now_ms, users, watches
 from comic_upscale.server.database.schema import queue as queue_table
 from comic_upscale.server.ids import new_id
-from comic_upscale.server.jobs import create_folder_job, error_of, iso
+from comic_upscale.server.jobs import create_folder_job, iso
 from comic_upscale.server.library import may_use
 from comic_upscale.server.quotas import QuotaError, check_quotas
 from comic_upscale.server.settings import ServerSettings
@@ -294,9 +294,7 @@ def problem_of(row: Mapping[str, Any], now: int) -> str | None:
     if not _is_retried(row):
         return None
     minutes = pause_after_errors(row["errors"]) / 60
-    return (
-        f"The last job failed: {error_of(row, 'job_error')} It begins again {minutes:.0f} min after its end."
-    )
+    return f"The last job failed: {row['job_error']} It begins again {minutes:.0f} min after its end."
 
 
 def _is_retried(row: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Why a job failed, as programs of ordinary users are told: without folders of the worker."""
+"""The reason that users see for a failed job does not name folders of the worker."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ async def enhance_status(services: Server, account: CurrentAccount, job_id: str)
     results: list[dict[str, str]] = []
     if row["status"] == "completed":
         results = await services.database.read_async(lambda connection: _results(connection, services, row))
-    return {"status": _STATUS[row["status"]], "results": results, "error": jobs.error_of(row)}
+    return {"status": _STATUS[row["status"]], "results": results, "error": row["error"]}
 
 
 def _results(connection: Connection, services: Services, row: Any) -> list[dict[str, str]]:
@@ -202,7 +202,7 @@ async def task_status(services: Server, account: CurrentAccount, task_id: str) -
         "status": "processing" if status == "queued" else status,
         "progress": shown["progress"],
         "output_url": f"/api/results/{task_id}" if status == "completed" else None,
-        "error": jobs.error_of(row) or ("The job was canceled." if row["status"] == "canceled" else None),
+        "error": row["error"] or ("The job was canceled." if row["status"] == "canceled" else None),
     }
 
 

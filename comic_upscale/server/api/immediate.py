@@ -20,7 +20,7 @@ from comic_upscale.server.api.uploads import is_interactive, store_job
 from comic_upscale.server.database.schema import jobs as jobs_table
 from comic_upscale.server.files import StoredFile
 from comic_upscale.server.ids import new_id
-from comic_upscale.server.jobs import ENDED, discard_files, error_of, failures_of
+from comic_upscale.server.jobs import ENDED, discard_files
 from comic_upscale.server.multipart import Received, ReceivedFile
 from comic_upscale.server.names import distinct_names
 from comic_upscale.server.services import Services
@@ -196,10 +196,10 @@ def _keep(task: asyncio.Future[None]) -> None:
 
 
 def _reason(job: Mapping[str, Any]) -> str:
-    if error := error_of(job):
-        return error
-    if failures := failures_of(job):
-        return str(failures[0]["reason"])
+    if job["error"]:
+        return str(job["error"])
+    if job["failures"]:
+        return str(job["failures"][0]["reason"])
     return f"The job was {job['status']}." if job["status"] == "canceled" else "The image cannot be upscaled."
 
 

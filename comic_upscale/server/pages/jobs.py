@@ -260,7 +260,7 @@ def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     is_paused = row["status"] == "queued" and queue.is_paused(connection)
     waits = row["status"] in ("queued", "running") and not is_paused
     return {
-        "job": jobs.for_everybody(row),
+        "job": dict(row),
         "next_attempt": _next_attempt(connection, row),
         "shown": job_json(connection, row),
         "originals": originals,

@@ -12,6 +12,7 @@ import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.server import queue
 from comic_upscale.server.database.schema import now_ms, watches
 from comic_upscale.server.services import Services, open_services
 from comic_upscale.server.settings import ServerSettings
@@ -184,7 +185,8 @@ def test_the_problem_of_a_watched_folder_names_no_folder_of_the_worker(
     watch: Watch, boss: httpx.Client
 ) -> None:
     watch.settle()
-    watch.end_job("failed", error_code="weights", error=WITH_PLACES)
+    held = taken(watch.services.database)
+    watch.services.database.write(lambda c: queue.fail(c, held, "weights", WITH_PLACES))
     watch.settle()
     problem = shown(boss)["problem"]
     assert f"{REASON} It begins again" in problem and "/srv" not in problem
