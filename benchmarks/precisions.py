@@ -23,6 +23,7 @@ from comic_upscale.engines.base import Batch
 from comic_upscale.engines.torch.device import PRECISIONS
 from comic_upscale.engines.torch.engine import TorchEngine
 from comic_upscale.engines.torch.strips import in_strips
+from comic_upscale.evaluation.metrics import psnr, to_tensor
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import resolve_weights
 
@@ -72,17 +73,15 @@ def likeness(
     network: Network, precisions: list[str], pages: list[np.ndarray]
 ) -> dict[str, dict[str, list[float]]]:
     """Return for each precision the PSNR to float32 at 2.5x in decibels and the bytes of a PNG, page by page."""
-    made = {
-        name: [_upscale(network, name, page) for page in pages]
-        for name in dict.fromkeys(["fp32", *precisions])
-    }
-    return {
-        name: {
-            "psnr_to_fp32": [_psnr(*pair) for pair in zip(outputs, made["fp32"], strict=True)],
+    exact = [_upscale(network, "fp32", page) for page in pages]
+    found = {"fp32": {"png_bytes": [_png_bytes(page) for page in exact]}}
+    for name in (name for name in precisions if name != "fp32"):
+        outputs = [_upscale(network, name, page) for page in pages]
+        found[name] = {
+            "psnr_to_fp32": [_psnr(*pair) for pair in zip(outputs, exact, strict=True)],
             "png_bytes": [_png_bytes(output) for output in outputs],
         }
-        for name, outputs in made.items()
-    }
+    return found
 
 
 def _upscale(network: Network, precision: str, page: np.ndarray) -> np.ndarray:
@@ -92,8 +91,7 @@ def _upscale(network: Network, precision: str, page: np.ndarray) -> np.ndarray:
 
 
 def _psnr(made: np.ndarray, truth: np.ndarray) -> float:
-    error = np.square(made.astype(float) - truth).mean()
-    return round(10 * np.log10(255**2 / max(error, 1e-6)), 1)
+    return round(psnr(*(to_tensor(page, torch.device("cpu")) for page in (made, truth))), 1)
 
 
 def _png_bytes(page: np.ndarray) -> int:

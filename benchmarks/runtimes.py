@@ -32,8 +32,8 @@ from benchmarks.validation import AbsentError
 from benchmarks.whole_run import SCALE, alone, cut_pages, official_loop, open_official, weights_folders, whole
 from comic_upscale.engines.base import Batch, Engine
 from comic_upscale.engines.pages import prepare
-from comic_upscale.engines.torch.cpu_precision import int8_fault
 from comic_upscale.engines.torch.engine import TorchEngine, open_torch_engines
+from comic_upscale.engines.torch.int8 import int8_fault
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.target_size import target_size
 from comic_upscale.models.network import Network, load_network

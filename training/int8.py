@@ -45,7 +45,6 @@ _REACHES = (1.0, 0.8, 0.6, 0.45, 0.35)
 """Shares of the largest number that the largest code may stand for."""
 _SAMPLES = 60_000
 """Numbers of a layer by which its codes are chosen."""
-_SAVE_SECONDS = 120.0
 
 
 def main(
@@ -61,10 +60,10 @@ def main(
     ] = math.inf,
     validate_every: Annotated[int, typer.Option(help="Steps between two validations.")] = 250,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = 1,
-    steps: int = 2500,
+    steps: int = 1200,
     batch: int = 12,
     patch: int = 64,
-    rate: float = 3e-4,
+    rate: float = 1e-4,
     drawn: Annotated[int, typer.Option(help="Pages to draw first, if the folder has fewer.")] = 220,
     lettered: Annotated[int, typer.Option(help="Pages of lettering to draw first.")] = 90,
     seed: int = 21,

@@ -114,7 +114,7 @@ def _torch() -> Iterator[Finding]:
 def _precision(kind: str) -> Iterator[Finding]:
     import torch
 
-    from comic_upscale.engines.torch.cpu_precision import cpu_has_bfloat16
+    from comic_upscale.engines.torch.bfloat16 import cpu_has_bfloat16
     from comic_upscale.engines.torch.device import FAST_HALF
 
     if kind == "cuda":

@@ -29,7 +29,7 @@ def find_earlier(ledger: Ledger, job_id: int, outputs: OutputStore) -> list[Earl
     in_use = {fold(output) for row_id, output in ledger.standing_outputs(job_id) if row_id not in earlier}
     # Several jobs may have recorded one file.
     by_output = {fold(each.output): each for each in found if fold(each.output) not in in_use}
-    standing = (each for each in by_output.values() if each.size == size_of(outputs, each.output))
+    standing = (each for each in by_output.values() if _stands(each.output, each.size, outputs))
     return [known for each in standing if (known := _with_other(each, ledger, outputs)) is not None]
 
 
@@ -38,11 +38,16 @@ def _with_other(earlier: EarlierOutput, ledger: Ledger, outputs: OutputStore) ->
     if earlier.instead is None:
         return earlier
     if earlier.instead:
-        return earlier if earlier.instead_size == size_of(outputs, earlier.instead) else None
+        return earlier if _stands(earlier.instead, earlier.instead_size, outputs) else None
     assert earlier.instead_row is not None
     pages = ledger.outputs_of_volume(earlier.instead_row)
-    if not pages or any(not output or size != size_of(outputs, output) for output, size in pages):
+    if not pages or not all(_stands(output, size, outputs) for output, size in pages):
         return None
     return replace(
         earlier, instead=posixpath.commonpath([posixpath.dirname(output) for output, _ in pages]) + "/"
     )
+
+
+def _stands(output: str, size: int | None, outputs: OutputStore) -> bool:
+    """Return whether an output exists with its recorded size."""
+    return bool(output) and size is not None and size == size_of(outputs, output)

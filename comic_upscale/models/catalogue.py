@@ -287,6 +287,8 @@ FAMILIES: Mapping[str, tuple[Model, ...]] = MappingProxyType(
 
 NAMES = frozenset((*FAMILIES, *CATALOGUE))
 """Every name by which a job can ask for a network of the catalogue."""
+SUFFIXES = (".pth", ".pt", ".safetensors")
+"""Suffixes by which a name without a folder counts as a file of weights."""
 PATHS_WORK = "The path of a .pth or .safetensors file works too"
 """The end of the message of `find_model`. Whoever takes no path leaves it out."""
 
@@ -310,10 +312,6 @@ def family_of(model: Model) -> str:
     return next((family for family, models in FAMILIES.items() if model in models), model.name)
 
 
-_FILES = (".pth", ".pt", ".safetensors")
-"""The suffixes of files of weights."""
-
-
 def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
     """Return the model with this name, in any case and with or without ``.pth``; for a family, its largest factor.
 
@@ -332,7 +330,7 @@ def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
     near = difflib.get_close_matches(plain, [*FAMILIES, *by_plain_name], n=2, cutoff=0.6)
     names = [by_plain_name[each].name if each in by_plain_name else each for each in near]
     hint = f" Did you mean {' or '.join(names)}?" if near else ""
-    is_file = name.strip().casefold().endswith(_FILES)
+    is_file = name.strip().casefold().endswith(SUFFIXES)
     what = (
         f"The file {name} does not exist, and no model has that name"
         if is_file

@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from comic_upscale.errors import SettingsError, WeightsError
-from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile, family_of, find_model
+from comic_upscale.models.catalogue import CATALOGUE, SUFFIXES, Model, WeightsFile, family_of, find_model
 from comic_upscale.models.digest import sha256_of
 from comic_upscale.models.download import OnProgress, fetch
-
-SUFFIXES = (".pth", ".pt", ".safetensors")
-"""Suffixes by which a name without a folder counts as a file of weights."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 BUNDLED_FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")

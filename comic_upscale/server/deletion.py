@@ -42,7 +42,7 @@ def begin(connection: Connection, user_id: str) -> bool:
         return False
     connection.execute(sa.update(users).where(users.c.id == user_id).values(disabled=True))
     sessions.end_all(connection, user_id)
-    # Nobody is told of their end: they are gone in a moment.
+    # No mail or webhook reports them as canceled, because they are deleted in a moment.
     connection.execute(
         sa.update(jobs)
         .where(jobs.c.owner_id == user_id, jobs.c.status == "queued")

@@ -9,8 +9,18 @@ import sqlalchemy as sa
 
 from comic_upscale.server import deletion, queue
 from comic_upscale.server.api import uploads as uploads_api
-from comic_upscale.server.database.schema import files, jobs, pieces, resumable, spent, uploads, users
+from comic_upscale.server.database.schema import (
+    files,
+    jobs,
+    pieces,
+    resumable,
+    sessions,
+    spent,
+    uploads,
+    users,
+)
 from comic_upscale.server.services import Services
+from comic_upscale.server.sessions import begin as begin_session
 from comic_upscale.server.settings import ServerSettings
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.pages import csrf_of, pages_of, sign_in
@@ -64,6 +74,8 @@ def test_a_deletion_that_broke_off_leaves_a_blocked_user_and_goes_on(
         client_of(services, make_key(services, "ann")) as ann,
     ):
         send(ann)
+        who = services.database.read(lambda c: c.scalar(sa.select(users.c.id).where(users.c.name == "ann")))
+        services.database.write(lambda c: begin_session(c, who, address=None, agent=None))
 
         def breaks(*_: object) -> None:
             raise RuntimeError("the server ends here")
@@ -73,6 +85,8 @@ def test_a_deletion_that_broke_off_leaves_a_blocked_user_and_goes_on(
             assert boss.delete(ANN).status_code == 500
         assert ann.get("/api/v1/jobs").status_code == 401
         assert services.database.read(lambda c: c.scalar(sa.select(jobs.c.status))) == "canceled"
+        # Otherwise it would be valid again once the block is taken back.
+        assert not count(services, sessions)
         assert boss.delete(ANN).status_code == 204 and not count(services, jobs)
 
 

@@ -104,7 +104,7 @@ def test_the_dashboard_counts(services: Services, boss: httpx.Client) -> None:
 def test_the_queue_is_paused_by_a_form(services: Services, boss: httpx.Client) -> None:
     assert post(boss, "/admin/queue", action="pause").headers["location"] == "/admin?notice=queue"
     assert services.database.read(queue.is_paused)
-    # Whoever waits for a job is told why nothing happens.
+    # A user who waits for a job can see why nothing happens.
     told, job = "An administrator has paused the queue.", upload(boss)
     for path in (f"/jobs/{job}", "/", "/try"):
         assert told in boss.get(path).text

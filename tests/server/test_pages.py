@@ -75,7 +75,7 @@ def test_after_the_session_has_ended_a_form_leads_back_to_its_page(
     answer = ann.post("/account/keys", data={"name": "x"}, headers={"Referer": came_from})
     assert answer.headers["location"] == f"/sign-in?{back}notice=expired"
     assert "Your session has ended. Sign in again." in ann.get(answer.headers["location"]).text
-    # A page says it, too. Somebody who never signed in is told nothing.
+    # A page says it, too, but not to a visitor who never signed in.
     assert ann.get("/account").headers["location"] == "/sign-in?next=/account&notice=expired"
     ann.cookies.clear()
     assert ann.get("/account").headers["location"] == "/sign-in?next=/account"

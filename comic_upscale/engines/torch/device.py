@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from comic_upscale.engines.base import DeviceInfo
+from comic_upscale.engines.torch.bfloat16 import bfloat16_is_quick
 from comic_upscale.engines.torch.cores import all_threads
-from comic_upscale.engines.torch.cpu_precision import bfloat16_is_quick, int8_fault
+from comic_upscale.engines.torch.int8 import int8_fault
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network

@@ -32,6 +32,10 @@ _MOST_APART = 1e-4
 """By how much the numbers of the last layer may differ, relative to the largest one."""
 
 
+_NO_OPERATION = "torch has no convolution in 8 bits here ({})"
+_WRONG = "this processor computes it wrong"
+
+
 class UnusableInt8Error(Exception):
     """A network, processor or release of torch does not compute in codes. The message is a reason, not a sentence."""
 
@@ -91,20 +95,10 @@ class Int8Convolution(torch.nn.Module):
         self._no_shift = torch.zeros(len(layer.scale), dtype=torch.int64)
         try:
             self._packed = torch.ops.onednn.qconv_prepack(
-                layer.weight,
-                layer.scale,
-                layer.given.scale,
-                layer.given.zero,
-                [1, 1],
-                [1, 1],
-                [1, 1],
-                1,
-                None,
-            )
+                layer.weight, layer.scale, layer.given.scale, layer.given.zero, [1, 1], [1, 1], [1, 1], 1, None
+            )  # fmt: skip
         except (AttributeError, TypeError, RuntimeError) as error:
-            raise UnusableInt8Error(
-                f"torch has no convolution in 8 bits here ({first_line(error)})"
-            ) from error
+            raise UnusableInt8Error(_NO_OPERATION.format(first_line(error))) from error
 
     def forward(self, x: torch.Tensor, rows_around: int) -> torch.Tensor:
         """Return N x C x (height + 2 * rows_around - 2) x width of N x C x height x width.
@@ -139,16 +133,24 @@ def open_int8(network: Network) -> list[Int8Convolution]:
 
     Raises:
         UnusableInt8Error: there is no such version of the network, or it does not work here.
-        WeightsError: its file is missing or damaged.
     """
     if network.int8_path is None:
         raise UnusableInt8Error("there are no weights in 8 bits for it")
     layers = _read(network.int8_path)
     convolutions = [Int8Convolution(layer) for layer in layers]
-    reason = _find_fault(tuple(layers), convolutions)
+    reason = _find_fault(layers, convolutions)
     if reason is not None:
         raise UnusableInt8Error(reason)
     return convolutions
+
+
+def int8_fault(network: Network) -> str | None:
+    """Return why this machine does not compute a network in 8 bits; None if it does."""
+    try:
+        open_int8(network)
+    except UnusableInt8Error as error:
+        return str(error)
+    return None
 
 
 @functools.lru_cache(maxsize=8)
@@ -178,16 +180,16 @@ def _find_fault(layers: Sequence[Int8Layer], convolutions: Sequence[Int8Convolut
         try:
             made = convolution(given, rows_around=1)
         except (AttributeError, TypeError, RuntimeError) as error:
-            return f"torch has no convolution in 8 bits here ({first_line(error)})"
+            return _NO_OPERATION.format(first_line(error))
         if made.shape != expected.shape:
-            return "this processor computes it wrong"
+            return _WRONG
         difference = (made.double() - expected).abs()
         if layer.made is None:
             right = bool(difference.max() <= _MOST_APART * expected.abs().max())
         else:
             right = bool(difference.max() <= 1 and (difference > 0).double().mean() <= _MOST_SHARE)
         if not right:
-            return "this processor computes it wrong"
+            return _WRONG
         given = made
     return None
 

@@ -184,8 +184,9 @@ class StripwiseCompact(torch.nn.Module):
                 strip[:, :, :-first] = layer.outside
             if first + rows > height:
                 strip[:, :, max(height - first, 0) :] = layer.outside
-            above = last_rows.get(index)
-            given[:, :, :2] = layer.outside if above is None else above
+            # Above the first strip, no row of the page depends on them.
+            if index in last_rows:
+                given[:, :, :2] = last_rows[index]
             last_rows[index] = given[:, :, rows:].clone(memory_format=torch.channels_last)
         return self.layers[-1].forward(given, rows_around=0)
 

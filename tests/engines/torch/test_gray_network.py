@@ -77,7 +77,9 @@ def test_a_gray_page_goes_through_it_in_strips(
         assert forward._gray is not None
         native, finite = forward(windows)
         monkeypatch.setattr(network_pass, "can_become_gray", lambda _: False)
-        expected, _ = NetworkPass(network, CPU, precision)(windows)
+        without = NetworkPass(network, CPU, precision)
+        assert without._gray is None
+        expected, _ = without(windows)
     assert native.shape == expected.shape == (1, 1, 120, 99)
     assert finite.isfinite().all()
     # Where only some colours are cut at black and white, the mean differs.

@@ -1,8 +1,7 @@
-"""In which precisions a CPU computes a network that goes in strips, and in which it does so fastest.
+"""Whether a CPU computes a network that goes in strips faster in bfloat16 than in float32.
 
-Processors with AMX compute in bfloat16 about three times as fast as in float32. With AVX512-BF16 alone, or on ARM, it
-depends: measured on Intel processors whose AMX is hidden by a virtual machine, bfloat16 takes a third longer. So there,
-a small page decides. 8 bits are only used if they are asked for.
+Processors with AMX do, about three times as fast. With AVX512-BF16 alone, or on ARM, it depends: measured on Intel
+processors whose AMX is hidden by a virtual machine, bfloat16 takes a third longer. So there, a small page decides.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import time
 
 import torch
 
-from comic_upscale.engines.torch.int8 import UnusableInt8Error, open_int8
-from comic_upscale.engines.torch.strips import in_strips
+from comic_upscale.engines.torch.strips import StripwiseCompact
 from comic_upscale.models.network import Network
 
 LEAST_GAIN = 1.2
@@ -48,19 +46,6 @@ def bfloat16_is_quick(network: Network) -> bool:
         return _found[network.identity]
 
 
-def int8_fault(network: Network) -> str | None:
-    """Return why this machine does not compute a network in 8 bits; None if it does.
-
-    Raises:
-        WeightsError: its weights in 8 bits are damaged.
-    """
-    try:
-        open_int8(network)
-    except UnusableInt8Error as error:
-        return str(error)
-    return None
-
-
 def _wins(network: Network) -> bool:
     # Alternately, so that other work on the machine slows both.
     rounds = [(seconds(network, torch.float32), seconds(network, torch.bfloat16)) for _ in range(_ROUNDS)]
@@ -71,7 +56,7 @@ def _wins(network: Network) -> bool:
 
 def seconds(network: Network, precision: torch.dtype) -> float:
     """Return the time of a small page in a precision. The first page, which prepares the network, does not count."""
-    strips = in_strips(network, precision).eval()
+    strips = StripwiseCompact.of(network.module, precision)
     page = torch.full((1, network.input_channels, *_TRIED), 0.5)
     with torch.inference_mode():
         strips(page)
