@@ -114,7 +114,6 @@ def _torch() -> Iterator[Finding]:
 def _precision(kind: str) -> Iterator[Finding]:
     import torch
 
-    from comic_upscale.engines.torch.bfloat16 import cpu_has_bfloat16
     from comic_upscale.engines.torch.device import FAST_HALF
 
     if kind == "cuda":
@@ -133,15 +132,31 @@ def _precision(kind: str) -> Iterator[Finding]:
                 "The fused kernels need it. Install torch's build for CUDA on Linux.",
             )
     elif kind == "cpu":
-        if cpu_has_bfloat16():
-            yield Finding("precision", "bf16 for networks in strips if that is faster, else fp32")
-        else:
-            yield Finding(
-                "precision", "fp32", "slow",
-                "This CPU has no bfloat16 (AVX512-BF16 or AMX), with which a run is up to twice as fast.",
-            )  # fmt: skip
+        yield _cpu_precision()
     else:
         yield Finding("precision", "fp16" if kind == "xpu" else "fp32")
+
+
+def _cpu_precision() -> Finding:
+    """The precision of the network that a run without a GPU uses."""
+    from comic_upscale.engines.torch.cpu_precision import fastest_precision
+    from comic_upscale.engines.torch.device import precision_name
+    from comic_upscale.models.default_model import CPU_DEFAULT
+    from comic_upscale.models.network import load_network
+    from comic_upscale.models.weights import resolve_weights
+
+    name = f"{CPU_DEFAULT}-x3"
+    try:
+        weights = resolve_weights(name, denoise=None, folders=(), cache=Path(), download=False)
+        precision = precision_name(fastest_precision(load_network(weights, None)))
+    except ComicUpscaleError as error:
+        return Finding("precision", f"{name} does not load", "fault", str(error))
+    if precision == "fp32":
+        return Finding(
+            "precision", "fp32", "slow",
+            "This CPU has neither VNNI nor a fast bfloat16, with which a run is about twice as fast.",
+        )  # fmt: skip
+    return Finding("precision", f"{precision} for {CPU_DEFAULT}")
 
 
 def _cores(cores: int, *, gpu: bool) -> Finding:

@@ -284,8 +284,8 @@ class ProcessingSettings:
     precision: Annotated[
         Precision,
         Opt(
-            "auto uses half precision where the device is fast at it. int8 is for comic-fast on CPUs with VNNI: faster "
-            "than fp32, and less exact.",
+            "auto uses what the device is fast at: half precision, or int8 for comic-fast on CPUs with VNNI. fp32 is "
+            "the most exact.",
             panel=NETWORK, fingerprint="always",
         ),
     ] = "auto"  # fmt: skip

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from comic_upscale.engines.base import DeviceInfo
-from comic_upscale.engines.torch.bfloat16 import bfloat16_is_quick
 from comic_upscale.engines.torch.cores import all_threads
+from comic_upscale.engines.torch.cpu_precision import fastest_precision
 from comic_upscale.engines.torch.int8 import int8_fault
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, SettingsError
@@ -109,8 +109,8 @@ def choose_precision(requested: str, device: torch.device, network: Network) -> 
         fault = int8_fault(network) if strips else "only comic-fast on a CPU does"
         if fault is not None:
             raise SettingsError(f"this network does not work in int8 here: {fault}. Use --precision auto")
-    if requested == "auto" and strips and network.supports_bfloat16 and bfloat16_is_quick(network):
-        return torch.bfloat16
+    if requested == "auto" and strips:
+        return fastest_precision(network)
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     return precision_for(
         requested,

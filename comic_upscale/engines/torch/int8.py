@@ -24,6 +24,9 @@ from comic_upscale.models.network import Network, read_state
 
 LARGEST = 255
 """The largest code."""
+_NOISE = 1.3 / LARGEST
+"""Below this, what the last layer adds to a pixel counts as nothing. In even areas, the roundings of all layers add up
+to less, and a PNG would have to store them. With a larger bound, pages are less like those of float32."""
 _TRIED = (2, 9, 40)
 """Pages, height and width of the test page."""
 _MOST_SHARE = 0.001
@@ -212,6 +215,15 @@ def compute_exactly(layer: Int8Layer, codes: torch.Tensor) -> torch.Tensor:
     zero = layer.made.zero
     steps = (sums / layer.made.scale).round().clamp(-zero, LARGEST - zero)
     return activate(steps) + zero
+
+
+def without_noise(detail: torch.Tensor) -> torch.Tensor:
+    """Return what the network adds to the enlarged page, and 0 where that may be the noise of the roundings.
+
+    Args:
+        detail: numbers of the last layer, 1 for white.
+    """
+    return functional.hardshrink(detail, _NOISE)
 
 
 def activate(steps: torch.Tensor) -> torch.Tensor:

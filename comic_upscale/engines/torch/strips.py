@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from comic_upscale.engines.torch.convolution import Convolution
 from comic_upscale.engines.torch.gray_network import make_gray_ends
-from comic_upscale.engines.torch.int8 import Int8Convolution, open_int8
+from comic_upscale.engines.torch.int8 import Int8Convolution, open_int8, without_noise
 from comic_upscale.models.architectures import Compact
 from comic_upscale.models.network import Network
 
@@ -149,8 +149,9 @@ class StripwiseCompact(torch.nn.Module):
             ready = slice(max(first, 0), min(first + rows, height))
             if ready.start >= ready.stop:
                 continue
+            detail = detail[:, :, ready.start - first : ready.stop - first].float()
             _shuffle_and_add(
-                detail[:, :, ready.start - first : ready.stop - first].float(),
+                without_noise(detail) if self._precision == torch.uint8 else detail,
                 pages[:, :, ready],
                 native[:, :, ready.start * scale : ready.stop * scale],
                 scale,

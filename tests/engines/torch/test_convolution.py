@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from comic_upscale.engines.torch.bfloat16 import cpu_has_bfloat16
 from comic_upscale.engines.torch.convolution import Convolution, can_fuse
+from comic_upscale.engines.torch.cpu_precision import cpu_has_bfloat16
 from comic_upscale.engines.torch.strips import StripwiseCompact
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights

@@ -12,7 +12,7 @@ import torch
 
 from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.engines.registry import unused_gpu_warning
-from comic_upscale.engines.torch import bfloat16
+from comic_upscale.engines.torch import cpu_precision
 from comic_upscale.engines.torch import device as device_module
 from comic_upscale.engines.torch.device import (
     all_accelerators,
@@ -149,7 +149,7 @@ def test_a_small_page_decides_where_bfloat16_may_be_slower(
     def seconds(_network: Network, precision: torch.dtype) -> float:
         return 1.0 if precision == torch.bfloat16 else ratio
 
-    monkeypatch.setattr(bfloat16, "seconds", seconds)
+    monkeypatch.setattr(cpu_precision, "seconds", seconds)
     # ARM has another name for it.
     for name in ("avx512_bf16", "bf16"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
@@ -160,9 +160,9 @@ def test_all_engines_of_a_process_compute_in_one_precision(
     compact: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = itertools.cycle([1.0, 0.5, 1.0, 2.0])
-    monkeypatch.setattr(bfloat16, "seconds", lambda *_: next(answers))
-    monkeypatch.setattr(bfloat16, "_ROUNDS", 1)
-    monkeypatch.setattr(bfloat16, "_found", {})
+    monkeypatch.setattr(cpu_precision, "seconds", lambda *_: next(answers))
+    monkeypatch.setattr(cpu_precision, "_ROUNDS", 1)
+    monkeypatch.setattr(cpu_precision, "_found", {})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     network = replace(compact, identity="some network")
     opened = [engine for _ in range(3) for engine in open_torch_engines(network, CPU)]
@@ -171,7 +171,7 @@ def test_all_engines_of_a_process_compute_in_one_precision(
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_small_page_runs_in_each_precision(compact: Network, precision: torch.dtype) -> None:
-    assert bfloat16.seconds(compact, precision) > 0
+    assert cpu_precision.seconds(compact, precision) > 0
 
 
 def test_a_torch_that_does_not_tell_what_the_cpu_can_computes_in_float32(
