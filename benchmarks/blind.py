@@ -35,6 +35,7 @@ from benchmarks.candidates import LANCZOS, REFERENCE, Candidate, gather
 from benchmarks.invented import LONG_SIDE, open_source
 from benchmarks.machine import cores, facts, write_report
 from benchmarks.peers import PEERS
+from benchmarks.rrdb_weights import NAMES
 from benchmarks.validation import (
     REPOSITORY,
     AbsentError,
@@ -216,7 +217,7 @@ def count(folder: Path) -> dict[str, Any]:
         letters = {sheet: each["letters"][number] for sheet, each in key.items()}
         orders[number] = list(read_ranks(sheets / "ranks.txt", letters).values())
     names = set(orders[min(orders)][0])
-    others = names & {LANCZOS, REFERENCE, *(peer.peer for peer in PEERS)}
+    others = names & {LANCZOS, REFERENCE, *(peer.peer for peer in PEERS), *NAMES.values()}
     return {
         "sheets": len(key),
         "rounds": len(judged),
