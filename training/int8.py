@@ -23,7 +23,7 @@ import typer
 from spandrel.architectures.Compact import Compact
 from torch.nn import functional
 
-from comic_upscale.engines.torch.int8 import LARGEST, activate, without_noise
+from comic_upscale.engines.torch.int8 import LARGEST, activate, even_areas, without_noise
 from comic_upscale.models.digest import sha256_of
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import ResolvedWeights
@@ -183,7 +183,8 @@ class RoundedNetwork(torch.nn.Module):
                 # In float32, whatever the convolutions compute in.
                 signal = _RoundedActivation.apply(signal.float(), self.steps[index], self.zeros[index])
         near = functional.interpolate(page, scale_factor=self._scale, mode="nearest")
-        detail = without_noise(signal.float())
+        even = even_areas((page * LARGEST).round().to(torch.uint8))
+        detail = without_noise(signal.float(), even)
         return functional.pixel_shuffle(detail, self._scale) + near
 
     def rounded(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:

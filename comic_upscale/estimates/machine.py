@@ -138,9 +138,10 @@ def _precision(kind: str) -> Iterator[Finding]:
 
 
 def _cpu_precision() -> Finding:
-    """The precision of the network that a run without a GPU uses."""
+    """Return the precision of the network that a run without a GPU uses. It may have to be tried, for a second."""
     from comic_upscale.engines.torch.cpu_precision import fastest_precision
     from comic_upscale.engines.torch.device import precision_name
+    from comic_upscale.engines.torch.int8 import int8_fault
     from comic_upscale.models.default_model import CPU_DEFAULT
     from comic_upscale.models.network import load_network
     from comic_upscale.models.weights import resolve_weights
@@ -148,13 +149,16 @@ def _cpu_precision() -> Finding:
     name = f"{CPU_DEFAULT}-x3"
     try:
         weights = resolve_weights(name, denoise=None, folders=(), cache=Path(), download=False)
-        precision = precision_name(fastest_precision(load_network(weights, None)))
+        network = load_network(weights, None)
+        precision = precision_name(fastest_precision(network))
     except ComicUpscaleError as error:
         return Finding("precision", f"{name} does not load", "fault", str(error))
     if precision == "fp32":
+        fault = int8_fault(network)
+        why = "neither is faster than float32 here" if fault is None else f"8 bits: {fault}"
         return Finding(
             "precision", "fp32", "slow",
-            "This CPU has neither VNNI nor a fast bfloat16, with which a run is about twice as fast.",
+            f"This CPU computes {CPU_DEFAULT} in float32 ({why}). One with VNNI or AMX is about twice as fast.",
         )  # fmt: skip
     return Finding("precision", f"{precision} for {CPU_DEFAULT}")
 

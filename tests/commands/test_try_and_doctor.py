@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from comic_upscale.engines.torch import cpu_precision, int8
 from comic_upscale.estimates import machine
 from tests.archives import make_zip
 from tests.conftest import draw
@@ -131,6 +133,25 @@ def test_doctor_says_that_nothing_can_run(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert code == 5
     assert "Nothing can be upscaled" in out
     assert "x weights" in out
+
+
+@pytest.mark.parametrize(
+    ("precision", "fault", "level", "told"),
+    [
+        (torch.int8, None, "ok", "int8 for comic-fast"),
+        (torch.bfloat16, None, "ok", "bf16 for comic-fast"),
+        (torch.float32, "there is no VNNI", "slow", "(8 bits: there is no VNNI)"),
+        (torch.float32, None, "slow", "(neither is faster than float32 here)"),
+    ],
+)
+def test_doctor_says_in_what_a_cpu_computes(
+    monkeypatch: pytest.MonkeyPatch, precision: torch.dtype, fault: str | None, level: str, told: str
+) -> None:
+    monkeypatch.setattr(cpu_precision, "fastest_precision", lambda _: precision)
+    monkeypatch.setattr(int8, "int8_fault", lambda _: fault)
+    found = machine._cpu_precision()
+    assert found.level == level
+    assert told in f"{found.value} {found.advice}"
 
 
 def test_few_cores_hold_up_a_gpu() -> None:

@@ -20,13 +20,16 @@ import torch
 from torch.nn import functional
 
 from comic_upscale.engines.torch.device_errors import first_line
+from comic_upscale.errors import WeightsError
 from comic_upscale.models.network import Network, read_state
 
 LARGEST = 255
 """The largest code."""
-_NOISE = 1.3 / LARGEST
-"""Below this, what the last layer adds to a pixel counts as nothing. In even areas, the roundings of all layers add up
-to less, and a PNG would have to store them. With a larger bound, pages are less like those of float32."""
+_NOISE = 2 / LARGEST
+"""What all roundings add up to in even areas is less."""
+_EVEN = 2
+"""Levels between the lightest and the darkest pixel of an even area. On a steeper gradient, the network adds about as
+little as the noise, but smooths its steps with it."""
 _TRIED = (2, 9, 40)
 """Pages, height and width of the test page."""
 _MOST_SHARE = 0.001
@@ -37,6 +40,10 @@ _MOST_APART = 1e-4
 
 _NO_OPERATION = "torch has no convolution in 8 bits here ({})"
 _WRONG = "this processor computes it wrong"
+
+
+_right: set[Path] = set()
+"""Weights that this processor was seen to compute right."""
 
 
 class UnusableInt8Error(Exception):
@@ -139,11 +146,16 @@ def open_int8(network: Network) -> list[Int8Convolution]:
     """
     if network.int8_path is None:
         raise UnusableInt8Error("there are no weights in 8 bits for it")
-    layers = _read(network.int8_path)
+    try:
+        layers = _read(network.int8_path)
+    except WeightsError as error:
+        raise UnusableInt8Error(first_line(error)) from error
     convolutions = [Int8Convolution(layer) for layer in layers]
-    reason = _find_fault(layers, convolutions)
-    if reason is not None:
-        raise UnusableInt8Error(reason)
+    if network.int8_path not in _right:
+        reason = _find_fault(layers, convolutions)
+        if reason is not None:
+            raise UnusableInt8Error(reason)
+        _right.add(network.int8_path)
     return convolutions
 
 
@@ -217,13 +229,37 @@ def compute_exactly(layer: Int8Layer, codes: torch.Tensor) -> torch.Tensor:
     return activate(steps) + zero
 
 
-def without_noise(detail: torch.Tensor) -> torch.Tensor:
-    """Return what the network adds to the enlarged page, and 0 where that may be the noise of the roundings.
+def even_areas(codes: torch.Tensor) -> torch.Tensor:
+    """Return where a page is even: N x 1 x height x width, whether the 3x3 pixels around differ by two levels at most.
 
     Args:
-        detail: numbers of the last layer, 1 for white.
+        codes: of the page; uint8, N x C x height x width.
     """
-    return functional.hardshrink(detail, _NOISE)
+    lightest, darkest = codes, codes
+    for axis in (2, 3):
+        size = codes.shape[axis]
+        lightest, darkest = lightest.clone(), darkest.clone()
+        for pixels, of_both in ((lightest, torch.maximum), (darkest, torch.minimum)):
+            before = pixels.clone()
+            for shift in (1, -1):
+                here = pixels.narrow(axis, max(shift, 0), size - 1)
+                of_both(here, before.narrow(axis, max(-shift, 0), size - 1), out=here)
+    return (lightest - darkest <= _EVEN).all(1, keepdim=True)
+
+
+def without_noise(detail: torch.Tensor, even: torch.Tensor) -> torch.Tensor:
+    """Remove the noise of the roundings from what the network adds to the enlarged page, in even areas.
+
+    The eye does not see it there, but a PNG would have to store it.
+
+    Args:
+        detail: numbers of the last layer, 1 for white; N x C x height x width. They are changed, and returned.
+        even: of `even_areas` for the same pixels.
+    """
+    pixels = detail.permute(0, 2, 3, 1)
+    places = even[:, 0].nonzero(as_tuple=True)
+    pixels[places] = functional.hardshrink(pixels[places], _NOISE)
+    return detail
 
 
 def activate(steps: torch.Tensor) -> torch.Tensor:

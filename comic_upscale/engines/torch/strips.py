@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from comic_upscale.engines.torch.convolution import Convolution
 from comic_upscale.engines.torch.gray_network import make_gray_ends
-from comic_upscale.engines.torch.int8 import Int8Convolution, open_int8, without_noise
+from comic_upscale.engines.torch.int8 import Int8Convolution, even_areas, open_int8, without_noise
 from comic_upscale.models.architectures import Compact
 from comic_upscale.models.network import Network
 
@@ -55,7 +55,7 @@ def in_strips(network: Network, precision: torch.dtype) -> StripwiseCompact:
         precision: float32, bfloat16, or int8 for codes of 8 bits.
 
     Raises:
-        UnusableInt8Error, WeightsError: as `open_int8`.
+        UnusableInt8Error: as `open_int8`.
     """
     if precision == torch.int8:
         return StripwiseCompact(open_int8(network), torch.uint8, network.native_scale)
@@ -140,7 +140,9 @@ class StripwiseCompact(torch.nn.Module):
         # The last layer has processed the whole page after this many rows went into the first layer.
         all_rows = height + self._lag
         rows, count = _strips(all_rows, n * width)
-        signal = functional.pad(self._enter(pages), (0, 0, 2, rows * count - height))
+        entered = self._enter(pages)
+        even = even_areas(entered) if self._precision == torch.uint8 else None
+        signal = functional.pad(entered, (0, 0, 2, rows * count - height))
         signal = signal.contiguous(memory_format=torch.channels_last)
         last_rows: dict[int, torch.Tensor] = {}
         for top in range(0, rows * count, rows):
@@ -150,8 +152,10 @@ class StripwiseCompact(torch.nn.Module):
             if ready.start >= ready.stop:
                 continue
             detail = detail[:, :, ready.start - first : ready.stop - first].float()
+            if even is not None:
+                detail = without_noise(detail, even[:, :, ready])
             _shuffle_and_add(
-                without_noise(detail) if self._precision == torch.uint8 else detail,
+                detail,
                 pages[:, :, ready],
                 native[:, :, ready.start * scale : ready.stop * scale],
                 scale,

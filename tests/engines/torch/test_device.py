@@ -4,6 +4,8 @@ import itertools
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,10 +148,7 @@ def test_a_compact_network_runs_in_bfloat16_on_a_cpu_that_has_it(
 def test_a_small_page_decides_where_bfloat16_may_be_slower(
     compact: Network, monkeypatch: pytest.MonkeyPatch, ratio: float, expected: torch.dtype
 ) -> None:
-    def seconds(_network: Network, precision: torch.dtype) -> float:
-        return 1.0 if precision == torch.bfloat16 else ratio
-
-    monkeypatch.setattr(cpu_precision, "seconds", seconds)
+    monkeypatch.setattr(cpu_precision, "measure", lambda *_: {torch.float32: ratio, torch.bfloat16: 1.0})
     # ARM has another name for it.
     for name in ("avx512_bf16", "bf16"):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda name=name: {name: True}, raising=False)
@@ -159,19 +158,58 @@ def test_a_small_page_decides_where_bfloat16_may_be_slower(
 def test_all_engines_of_a_process_compute_in_one_precision(
     compact: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = itertools.cycle([1.0, 0.5, 1.0, 2.0])
-    monkeypatch.setattr(cpu_precision, "seconds", lambda *_: next(answers))
-    monkeypatch.setattr(cpu_precision, "_ROUNDS", 1)
+    answers = itertools.cycle([0.5, 2.0])
+    monkeypatch.setattr(
+        cpu_precision, "measure", lambda *_: {torch.float32: 1.0, torch.bfloat16: next(answers)}
+    )
     monkeypatch.setattr(cpu_precision, "_found", {})
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     network = replace(compact, identity="some network")
     opened = [engine for _ in range(3) for engine in open_torch_engines(network, CPU)]
     assert {engine.info.precision for engine in opened} == {"bf16"}
+    # With other weights in 8 bits, it is another one.
+    other = replace(network, int8_path=Path("other.safetensors"))
+    assert choose_precision("auto", CPU, other) == torch.float32
+
+
+def test_the_small_page_runs_in_each_precision_on_one_thread(
+    compact: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    counts = []
+    monkeypatch.setattr(
+        cpu_precision,
+        "in_strips",
+        lambda *_: lambda page: counts.append((torch.get_num_threads(), page.shape)),
+    )
+    found = cpu_precision.measure(compact, [torch.bfloat16])
+    assert list(found) == [torch.float32, torch.bfloat16]
+    assert {count for count, _ in counts} == {1}
+    assert {shape[1] for _, shape in counts} == {compact.input_channels}
+    assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_the_small_page_runs_in_each_precision(compact: Network, precision: torch.dtype) -> None:
-    assert cpu_precision.seconds(compact, precision) > 0
+def test_the_small_page_takes_time_in_each_precision(compact: Network, precision: torch.dtype) -> None:
+    assert cpu_precision.measure(compact, [precision])[precision] > 0
+
+
+def test_what_is_hopelessly_slow_is_tried_once(compact: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[torch.dtype] = []
+
+    def in_strips(_network: Network, precision: torch.dtype) -> Callable[[torch.Tensor], None]:
+        def run(_page: torch.Tensor) -> None:
+            pages.append(precision)
+            time.sleep(0.3 if precision == torch.bfloat16 else 0.001)
+
+        return run
+
+    monkeypatch.setattr(cpu_precision, "in_strips", in_strips)
+    found = cpu_precision.measure(compact, [torch.bfloat16])
+    # Once to prepare, and once in the first round.
+    assert pages.count(torch.bfloat16) == 2
+    assert pages.count(torch.float32) > 2
+    assert cpu_precision.choose(found) == torch.float32
 
 
 def test_a_torch_that_does_not_tell_what_the_cpu_can_computes_in_float32(
