@@ -11,7 +11,7 @@ from comic_upscale.settings.job import AUTO_MODEL
 from comic_upscale.settings.processing import ProcessingSettings
 
 GPU_DEFAULT = "comic-best"
-"""The default if every device is a GPU. On a CPU it takes almost four times as long as the other."""
+"""The default if every device is a GPU. On a CPU it takes five times as long as the other, or longer."""
 
 CPU_DEFAULT = "comic-fast"
 """The default otherwise."""

@@ -15,7 +15,7 @@ FACTORS = ("1.5", "2", "2.5", "3", "4")
 
 WORDS: Mapping[str, str] = MappingProxyType(
     {
-        "comic-best": "Closest to the page, for comics and manga of all kinds. Without a GPU, it takes about four "
+        "comic-best": "Closest to the page, for comics and manga of all kinds. Without a GPU, it takes at least five "
         "times as long as comic-fast.",
         "comic-fast": "Close to the page and quick, also without a GPU.",
         "comic-crisp": "Crisp lines also where the page is soft. Less like the page than comic-best, and as slow.",
