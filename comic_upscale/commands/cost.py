@@ -141,6 +141,7 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
                 link_mbps=asked.link_mbps,
                 workers=workers,
                 denoise=settings.denoise,
+                precision=settings.precision,
                 offers=() if network else tuple(listed_offers(asked.prices or own_prices())),
                 measurements=known_measurements(None if network is None else settings),
                 pilot=trial,

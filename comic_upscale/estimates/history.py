@@ -225,6 +225,11 @@ def count_places(devices: Sequence[DeviceInfo]) -> int:
     return sum(each.pages_at_once for each in devices)
 
 
+def in_precision(requested: str, measurements: Sequence[Measured]) -> list[Measured]:
+    """Return the measurements in a requested precision; all of them for ``"auto"``."""
+    return [each for each in measurements if requested in ("auto", each.precision)]
+
+
 def best_for(model: str, identity: str, measurements: Sequence[Measured]) -> Measured | None:
     """Return the measurement to estimate from: of this network, or of another one with known arithmetic.
 
@@ -238,4 +243,6 @@ def best_for(model: str, identity: str, measurements: Sequence[Measured]) -> Mea
         for each in measurements
         if each.model_sha256 == identity or (not identity and each.model == model)
     ]
-    return next(iter(same or [each for each in measurements if each.tflop_per_page]), None)
+    # Few networks have weights in 8 bits, so their speed says nothing about others.
+    others = (each for each in measurements if each.tflop_per_page and each.precision != "int8")
+    return next(iter(same), None) or next(others, None)

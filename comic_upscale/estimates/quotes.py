@@ -19,7 +19,7 @@ from comic_upscale.costs.rates import (
 )
 from comic_upscale.costs.workload import Workload
 from comic_upscale.errors import SettingsError, WeightsError
-from comic_upscale.estimates.history import best_for
+from comic_upscale.estimates.history import best_for, in_precision
 from comic_upscale.imaging.codecs import find_assumed
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.default_model import DEFAULTS, default_model, is_auto
@@ -44,6 +44,8 @@ class Question:
     """Threads of a rented machine; None for those of its offer, or the assumed number."""
     denoise: float | None = None
     offers: tuple[Offer, ...] = ()
+    precision: str = "auto"
+    """That of the job; measurements in another one do not count. ``auto`` is what was measured last."""
     measurements: tuple[Measured, ...] = field(default=())
     """Measurements, the newest first."""
     pilot: Measured | None = None
@@ -121,7 +123,7 @@ def _quote_here(workload: Workload, question: Question) -> Quote | None:
         measured = next((each for each in question.measurements if each.here), None)
     elif measured is None and not question.gpus:
         own = [each for each in question.measurements if each.here]
-        measured = _best_here(question, own)
+        measured = _best_here(question, in_precision(question.precision, own))
     if measured is None:
         return None
     model, denoise = question.model, question.denoise
@@ -161,9 +163,8 @@ def _best_here(question: Question, own: Sequence[Measured]) -> Measured | None:
 def _quote_card(workload: Workload, question: Question, requested: str) -> list[Quote]:
     card = find_card(requested)
     network = find_network(_on_a_card(question.model), question.denoise)
-    measured = best_for(
-        network.model, network.identity, _select_card(card or requested, question.measurements)
-    )
+    on_it = _select_card(card or requested, question.measurements)
+    measured = best_for(network.model, network.identity, in_precision(question.precision, on_it))
     if card is None and measured is None:
         raise SettingsError(
             f"there is no GPU {requested!r} in the price and rate lists, and none was measured: use one of "

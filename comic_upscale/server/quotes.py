@@ -103,6 +103,7 @@ def quote(
         price=price,
         link_mbps=link_mbps,
         denoise=processing.denoise,
+        precision=processing.precision,
         offers=tuple(listed_offers(quoting.prices if quoting else None)),
         measurements=tuple(load_measurements(quoting.rates_folder)) if quoting else (),
     )

@@ -458,3 +458,25 @@ def test_a_network_that_cannot_do_a_page_is_said(make_settings: MakeSettings) ->
 
     with pytest.raises(DeviceError, match="not enough"):
         bench(make_settings(), seconds=1.0, open_engines=lambda *_: [NearestEngine(no_memory)])
+
+
+def test_what_was_measured_in_8_bits_says_nothing_of_other_networks_and_precisions() -> None:
+    quick = of_ours(precision="int8", network_seconds=10.0)
+    exact = of_ours(precision="fp32", network_seconds=1_000.0, date="2020-01-01")
+    work = imagined()
+
+    def seconds(
+        measurements: tuple[Measured, ...], model: str = OURS.name, precision: str = "auto"
+    ) -> list[float]:
+        question = Question(model=model, measurements=measurements, precision=precision)
+        return [each.parts["compute"].seconds.likely for each in quotes_for(work, question)]  # type: ignore[arg-type]
+
+    (in_8_bits,), (in_32_bits,) = seconds((quick,)), seconds((exact,))
+    assert in_32_bits > 5 * in_8_bits
+    # The last measurement is what auto does, unless the job asks for a precision.
+    assert seconds((quick, exact)) == [in_8_bits]
+    assert seconds((quick, exact), precision="fp32") == [in_32_bits]
+    assert seconds((quick,), precision="fp32") == []
+    other = "comic-best-x3"
+    assert seconds((quick,), other) == []
+    assert seconds((quick, exact), other) == seconds((exact,), other) != []
