@@ -186,6 +186,8 @@ async def _replace_sources(context: JobContext) -> ReplaceResult:
     if not context.settings.replace_sources:
         return ReplaceResult()
     rows = await context.on_ledger(context.ledger.done_rows, context.job_id)
+    # Windows neither moves nor removes a volume that is open.
+    await asyncio.to_thread(context.sources.close)
     return await asyncio.to_thread(replace_sources, context, rows)
 
 

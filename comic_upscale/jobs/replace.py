@@ -112,7 +112,8 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
             result.kept.append((row.source, error.reason))
         except PageError as error:
             result.kept.append((row.source, error.reason.rstrip(".")))
-    result.in_all = len(trash.in_force())
+    # An original that could not be removed stands beside its output. Beside a newer output there is only an older one.
+    result.in_all = sum(record.done or bool(record.older) for record in trash.in_force())
     return result
 
 

@@ -245,19 +245,26 @@ async def _run(context: JobContext, executor: Executor) -> JobFinished:
     """Process the plan, and finish the run."""
     volume_writer = VolumeWriter(context)
     try:
-        if not context.plan.todo:
-            return await finish_run(context, await _write_volumes(context, volume_writer))
-        if context.stop.requested:
-            # While the input was read. Nothing is loaded for a run that ends at once.
-            announce(context, None)
-            return await finish_run(context, _interrupted(context))
-        # Loading costs money too: do not start if the budget does not last until the first page.
-        if context.is_at_ceiling(await _start_seconds(context, executor)):
-            announce(context, None)
-            return await finish_run(context, _interrupted(context))
-        return await finish_run(context, await _process(context, executor, volume_writer))
+        end = await _work_off(context, executor, volume_writer)
     finally:
+        # Before originals are replaced: Windows neither moves nor removes a volume that is open.
         volume_writer.shut_down()
+    return await finish_run(context, end)
+
+
+async def _work_off(context: JobContext, executor: Executor, volume_writer: VolumeWriter) -> RunEnd:
+    """Process the pages and write the volumes of the plan, as far as the stop and the budget allow."""
+    if not context.plan.todo:
+        return await _write_volumes(context, volume_writer)
+    if context.stop.requested:
+        # While the input was read. Nothing is loaded for a run that ends at once.
+        announce(context, None)
+        return _interrupted(context)
+    # Loading costs money too: do not start if the budget does not last until the first page.
+    if context.is_at_ceiling(await _start_seconds(context, executor)):
+        announce(context, None)
+        return _interrupted(context)
+    return await _process(context, executor, volume_writer)
 
 
 async def _write_volumes(context: JobContext, volume_writer: VolumeWriter) -> RunEnd:

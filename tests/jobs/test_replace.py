@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from comic_upscale.ledger.status import read_status
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import TRASH, replace_folder
+from comic_upscale.storage import replaced
+from comic_upscale.storage.replaced import Trash
 from comic_upscale.watching.folder import WatchedFolder
 from comic_upscale.watching.replaced_files import ReplacedFiles
-from tests.archives import as_jpeg_pdf, make_zip
+from tests.archives import as_jpeg_pdf, make_tar, make_zip
 from tests.commands.test_run import invoke
 from tests.conftest import MakeJob
 from tests.fakes import NearestEngine
@@ -121,6 +124,44 @@ def test_pages_and_volumes_are_replaced_and_restored(library: Path, job: Any) ->
     assert restored == before
     # What was restored can be replaced again, and nothing has to be computed for that.
     assert run_without_engine(job()).replaced_now == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+@pytest.mark.parametrize("is_written_before", [False, True])
+def test_no_volume_is_open_when_originals_are_replaced(
+    is_written_before: bool, library: Path, job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows neither moves nor removes a file that is open."""
+    make_tar(library / "w.cbt", {f"{at}.png": bytes_of(tmp_path, 7 + at) for at in range(2)})
+    still_open: list[Path] = []
+    exchange = Trash.exchange
+
+    def check(self: Trash, path: Path, *args: Any, **options: Any) -> None:
+        opened = {each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()}
+        still_open.extend(each for each in (library / "w.cbt", library / "sub" / "v.cbz") if each in opened)
+        exchange(self, path, *args, **options)
+
+    if is_written_before:
+        run(replace(job(), replace_sources=False))
+    monkeypatch.setattr(Trash, "exchange", check)
+    finished = run(job())
+    assert (finished.replaced_now, finished.warnings, still_open) == (4, (), [])
+
+
+def test_an_original_that_cannot_be_removed_does_not_count_as_replaced(
+    library: Path, job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, _: os.stat_result) -> None:
+        raise PermissionError(errno.EACCES, "it is being used by another process", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replaced, "unlink_unchanged", refuse)
+        finished = run(job())
+    assert (finished.replaced_now, finished.replaced) == (2, 2)
+    assert finished.warnings == ("a.jpg was not replaced: it is being used by another process",)
+    assert {"a.jpg", "a.png"} <= visible(library).keys()
+    assert run_without_engine(job()).replaced == 3
+    assert "a.jpg" not in visible(library)
 
 
 def test_a_stop_ends_the_exchange_and_the_next_run_goes_on(library: Path, job: Any) -> None:
