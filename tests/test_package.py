@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -60,3 +61,13 @@ def test_the_source_distribution_can_build_that_wheel(built: Path, tmp_path: Pat
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         assert {f"comic_upscale/{path.as_posix()}" for path in WEIGHTS} <= set(archive.namelist())
+
+
+def test_git_for_windows_leaves_the_bytes_of_scripts_and_weights_as_they_are() -> None:
+    if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
+        pytest.skip("there is no clone here")
+    names = ["scripts/idle_watchdog.sh", "Dockerfile", *map(str, WEIGHTS)]
+    command = ["git", "check-attr", "text", "eol", "--", *names]
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    assert {"scripts/idle_watchdog.sh: eol: lf", "Dockerfile: eol: lf"} <= set(found.splitlines())
+    assert {f"{name}: text: unset" for name in WEIGHTS} <= set(found.splitlines())

@@ -331,7 +331,7 @@ def _set_switch(provider: Provider, machine: RentedMachine, options: RentOptions
     Raises:
         RemoteError: the machine does not let us in, or cannot run the watchdog.
     """
-    from comic_upscale.commands.watchdog import find_watchdog
+    from comic_upscale.commands.watchdog import read_watchdog
     from comic_upscale.provisioning.switch import start_watchdog, watchdog_options
     from comic_upscale.retries import RetryPolicy, with_retries
 
@@ -347,7 +347,7 @@ def _set_switch(provider: Provider, machine: RentedMachine, options: RentOptions
         hours_left=hours, idle_minutes=options.idle_minutes, folder=ssh.remote_dir, end_command=provider.end_command
     )  # fmt: skip
     try:
-        connection.check(start_watchdog(ssh.remote_dir, watchdog), feed=[find_watchdog().read_bytes()])
+        connection.check(start_watchdog(ssh.remote_dir, watchdog), feed=[read_watchdog()])
     finally:
         connection.close()
 

@@ -38,3 +38,13 @@ def find_watchdog() -> Path:
     if script is None:
         raise RemoteError("idle_watchdog.sh is missing from the package: reinstall comic-upscale")
     return script
+
+
+def read_watchdog() -> bytes:
+    """Return the script as it is sent to another machine.
+
+    Raises:
+        RemoteError: it is missing from the package.
+    """
+    # Git for Windows may have put CRLF into the clone, which bash refuses.
+    return find_watchdog().read_bytes().replace(b"\r\n", b"\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from comic_upscale.commands.watchdog import find_watchdog
+from comic_upscale.commands import watchdog
 from comic_upscale.errors import SettingsError
 from comic_upscale.execution.ssh.address import SshFiles, find_address
 from comic_upscale.provisioning.base import RentedMachine, SshAddress
@@ -101,7 +101,7 @@ def test_the_switch_acts_when_its_time_is_up_though_nobody_is_connected(tmp_path
     )
     options = [*options, "--every", "1"]
     script = start_watchdog(str(folder), options)
-    started = subprocess.run(["sh", "-c", script], input=find_watchdog().read_bytes(), capture_output=True)
+    started = subprocess.run(["sh", "-c", script], input=watchdog.read_watchdog(), capture_output=True)
     assert started.returncode == 0, started.stderr
     until = time.monotonic() + 60
     while not gone.exists():
@@ -119,3 +119,12 @@ def test_a_machine_without_bash_gets_no_switch_and_says_so(tmp_path: Path) -> No
         [str(shutil.which("sh")), "-c", script], input=b"", capture_output=True, env={"PATH": str(tmp_path)}
     )
     assert ended.returncode != 0
+
+
+def test_a_script_that_git_wrote_for_windows_is_sent_with_the_line_ends_of_linux(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "idle_watchdog.sh"
+    script.write_bytes(b"#!/usr/bin/env bash\r\nset -eu\r\n")
+    monkeypatch.setattr(watchdog, "CANDIDATES", (script,))
+    assert watchdog.read_watchdog() == b"#!/usr/bin/env bash\nset -eu\n"

@@ -67,7 +67,7 @@ def build_wheel() -> Wheel:
 def _package_files() -> Iterator[tuple[str, bytes]]:
     for path in _PACKAGE.rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
-            yield f"comic_upscale/{path.relative_to(_PACKAGE).as_posix()}", path.read_bytes()
+            yield f"comic_upscale/{path.relative_to(_PACKAGE).as_posix()}", _content(path)
     # The bundled weights are beside the package in a clone, and inside it in a wheel.
     for model in CATALOGUE.values():
         for file in model.files:
@@ -76,7 +76,14 @@ def _package_files() -> Iterator[tuple[str, bytes]]:
                 yield f"comic_upscale/weights/{file.name}", found.read_bytes()
     script = _SCRIPTS / "idle_watchdog.sh"
     if script.is_file():
-        yield "comic_upscale/scripts/idle_watchdog.sh", script.read_bytes()
+        yield "comic_upscale/scripts/idle_watchdog.sh", _content(script)
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file for a machine with Linux."""
+    data = path.read_bytes()
+    # Git for Windows may have put CRLF into the clone, which bash refuses.
+    return data.replace(b"\r\n", b"\n") if path.suffix == ".sh" else data
 
 
 def _metadata() -> dict[str, bytes]:

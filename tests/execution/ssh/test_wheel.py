@@ -6,7 +6,11 @@ import base64
 import hashlib
 import io
 import zipfile
+from pathlib import Path
 
+import pytest
+
+from comic_upscale.execution.ssh import wheel as wheel_module
 from comic_upscale.execution.ssh.wheel import build_wheel
 from comic_upscale.version import __version__
 
@@ -35,3 +39,17 @@ def test_the_wheel_holds_the_running_package_its_weights_and_the_watchdog() -> N
         for name, data in files.items()
     }
     assert set(record) == {*expected, f"{folder}/RECORD,,"}
+
+
+@pytest.mark.parametrize("place", ["clone", "package"])
+def test_a_watchdog_that_git_wrote_for_windows_is_sent_with_the_line_ends_of_linux(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "comic_upscale"
+    script = (tmp_path if place == "clone" else package) / "scripts" / "idle_watchdog.sh"
+    script.parent.mkdir(parents=True)
+    script.write_bytes(b"#!/usr/bin/env bash\r\nset -eu\r\n")
+    monkeypatch.setattr(wheel_module, "_PACKAGE", package)
+    monkeypatch.setattr(wheel_module, "_SCRIPTS", tmp_path / "scripts")
+    with zipfile.ZipFile(io.BytesIO(build_wheel().data)) as archive:
+        assert archive.read("comic_upscale/scripts/idle_watchdog.sh") == b"#!/usr/bin/env bash\nset -eu\n"
