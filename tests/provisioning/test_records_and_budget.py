@@ -28,8 +28,9 @@ MACHINE = RentedMachine(
 )  # fmt: skip
 
 
-def test_a_machine_is_reached_by_its_name_and_its_own_files(tmp_path: Path) -> None:
-    records = Records(tmp_path / "rented")
+@pytest.mark.parametrize("folder", ["rented", "Application Support", "Zoë Müller"])
+def test_a_machine_is_reached_by_its_name_and_its_own_files(folder: str, tmp_path: Path) -> None:
+    records = Records(tmp_path / folder)
     key, public = records.key()
     assert records.key() == (key, public), "it is made once"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
@@ -39,7 +40,8 @@ def test_a_machine_is_reached_by_its_name_and_its_own_files(tmp_path: Path) -> N
     assert (address.host, address.port, address.user) == ("203.0.113.7", 40022, "root")
     assert address.keys == (key,)
     assert address.only_these_keys
-    assert address.known_hosts != (files.known_hosts,), "providers give the same address to others later"
+    # Providers give the same address to others later.
+    assert address.known_hosts == (tmp_path / folder / f"{MACHINE.name}.known_hosts",)
     records.note_end(MACHINE.name)
     assert not records.ssh_config(MACHINE.name).exists()
 

@@ -22,6 +22,11 @@ _TARGET = re.compile(
     r"(?:\[(?P<six>[^\]\s]+)\]|(?P<host>[^:@\s]+|[0-9a-fA-F:]+))"
     r"(?::(?P<port>\d{1,5}))?"
 )
+_KNOWN_HOSTS = re.compile(
+    r"^(?P<key>[ \t]*UserKnownHostsFile(?:[ \t]*=[ \t]*|[ \t]+))(?P<files>\S.*?)[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_WORD = re.compile(r'"([^"]*)"|([^\s"]+)')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,7 @@ def _look_up(target: str, files: SshFiles, *, jumped: int) -> Address:
         found = _configuration(files.config).lookup(name)
     except ConfigParseError as error:
         raise SettingsError(f"{files.config} cannot be read: {error}") from error
-    known = tuple(expand_user(Path(path)) for path in found.get("userknownhostsfile", "").split())
+    known = tuple(expand_user(Path(path)) for path in _words(found.get("userknownhostsfile", "")))
     return Address(
         name=target,
         host=found.get("hostname", name),
@@ -115,9 +120,16 @@ def _configuration(path: Path) -> SSHConfig:
     from paramiko.config import SSHConfig
 
     try:
-        return SSHConfig.from_path(str(path)) if path.is_file() else SSHConfig()
+        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror or error}") from error
+    # paramiko removes the outer quotes of a value, and here they say where a path ends. So it gets quotes of its own.
+    return SSHConfig.from_text(_KNOWN_HOSTS.sub(r'\g<key>"\g<files>"', text))
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a value. One in double quotes may contain spaces. A backslash is part of a Windows path."""
+    return [quoted or plain for quoted, plain in _WORD.findall(text)]
 
 
 def _jumps(found: SSHConfigDict, files: SshFiles, jumped: int) -> tuple[Address, ...]:

@@ -342,6 +342,22 @@ def test_what_the_user_says_and_what_the_configuration_says(tmp_path: Path) -> N
     assert [(jump.user, jump.host, jump.port) for jump in gpu.jumps] == [("me", "a", 22), ("b", "b", 3)]
 
 
+@pytest.mark.parametrize(
+    ("line", "paths"),
+    [
+        ("UserKnownHostsFile /a/known /b/known", ["/a/known", "/b/known"]),
+        ('UserKnownHostsFile "/a b/known"', ["/a b/known"]),
+        ('userknownhostsfile="/a b/known" /c/known', ["/a b/known", "/c/known"]),
+        ('  UserKnownHostsFile = "/a b/known" "/c d/known" ', ["/a b/known", "/c d/known"]),
+        (r'UserKnownHostsFile "C:\Users\Zoë M\known"', [r"C:\Users\Zoë M\known"]),
+    ],
+)
+def test_known_hosts_files_with_spaces_are_in_quotes(line: str, paths: list[str], tmp_path: Path) -> None:
+    (tmp_path / "config").write_text(f"Host gpu\n{line}\n  Port 22\n", encoding="utf-8")
+    files = SshFiles(user="me", config=tmp_path / "config", known_hosts=tmp_path / "known")
+    assert find_address("gpu", files).known_hosts == tuple(map(Path, paths))
+
+
 @pytest.mark.parametrize("target", ["", "-oProxyCommand=x", "a b", "host:port", "user@", "host:123456"])
 def test_what_names_no_machine(target: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError):
