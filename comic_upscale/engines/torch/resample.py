@@ -14,7 +14,7 @@ to a page that keeps its proportions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -141,7 +141,7 @@ def _horizontal(picture: torch.Tensor, blocks: tuple[AxisBlock, ...], first: int
     for block in blocks:
         source = flat[:, block.inputs.start - first : block.inputs.stop - first]
         out = result[:, block.outputs.start - start : block.outputs.stop - start]
-        torch.mm(source, block.weights.T, out=out)
+        _multiply_into(out, torch.mm, source, block.weights.T)
     return result.view(n, channels, height, -1)
 
 
@@ -154,8 +154,26 @@ def _vertical(picture: torch.Tensor, blocks: tuple[AxisBlock, ...], first: int) 
     for block in blocks:
         source = flat[:, block.inputs.start - first : block.inputs.stop - first]
         out = result[:, block.outputs.start - start : block.outputs.stop - start]
-        torch.bmm(block.weights.expand(n * channels, -1, -1), source, out=out)
+        _multiply_into(out, torch.bmm, block.weights.expand(n * channels, -1, -1), source)
     return result.view(n, channels, -1, width)
+
+
+def _multiply_into(
+    out: torch.Tensor, multiply: Callable[..., torch.Tensor], left: torch.Tensor, right: torch.Tensor
+) -> None:
+    """Write a product into a slice of a tensor."""
+    if _writes_into_slices(out.device):
+        multiply(left, right, out=out)
+    else:
+        out.copy_(multiply(left, right))
+
+
+def _writes_into_slices(device: torch.device) -> bool:
+    """Return whether products arrive in a slice that is given as ``out``.
+
+    On MPS they do not with macOS 14: the slice keeps what was in the memory before.
+    """
+    return device.type != "mps"
 
 
 def _within(needed: Span, origin: int, length: int) -> Span:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from comic_upscale.engines.lanczos import Span, dense_weights, input_span
+from comic_upscale.engines.torch import resample as resample_module
 from comic_upscale.engines.torch.resample import axis_blocks, resample
 
 CPU = torch.device("cpu")
@@ -141,3 +144,26 @@ def test_a_cell_from_its_window_is_that_part_of_the_whole(
 def test_a_window_that_is_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="does not contain"):
         resample(torch.zeros(1, 3, 10, 10), source_size=(20, 20), target_size=(10, 10))
+
+
+def drops_what_goes_into_a_slice(multiply: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Do as MPS does with macOS 14."""
+
+    def product(*factors: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        return multiply(*factors) if out is None else out.fill_(0.5)
+
+    return product
+
+
+@pytest.mark.parametrize("target", [(250, 175), (50, 35), (100, 175), (250, 70)])
+def test_on_mps_no_product_is_written_into_a_slice(
+    target: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = as_floats(noise(100, 70, hard=False))
+    expected = resample(pixels, source_size=(100, 70), target_size=target)
+    monkeypatch.setattr(resample_module, "_writes_into_slices", lambda _: False)
+    monkeypatch.setattr(torch, "mm", drops_what_goes_into_a_slice(torch.mm))
+    monkeypatch.setattr(torch, "bmm", drops_what_goes_into_a_slice(torch.bmm))
+    assert torch.equal(resample(pixels, source_size=(100, 70), target_size=target), expected)
+    monkeypatch.undo()
+    assert not resample_module._writes_into_slices(torch.device("mps"))
