@@ -10,7 +10,7 @@ from pathlib import Path
 
 from comic_upscale.errors import OutputError
 from comic_upscale.storage.base import sha256_of_file
-from comic_upscale.storage.parts import HITS_EVERY_PAGE, Part, flush_folder
+from comic_upscale.storage.parts import HITS_EVERY_PAGE, Part, flush_folder, remove
 
 
 class NotReplacedError(Exception):
@@ -54,8 +54,23 @@ def finish(part: Part, status: os.stat_result, time_ns: int) -> None:
         with contextlib.suppress(OSError):
             os.chown(part.path, status.st_uid, status.st_gid)
     os.utime(part.path, ns=(time_ns, time_ns))
+    if os.name != "nt":
+        _set_mode(part.path, status)
+
+
+def set_attributes(path: Path, status: os.stat_result) -> None:
+    """Make a file read-only if that of a status is, once it is in its place and all its links are.
+
+    Only for Windows, where an unfinished file that is read-only cannot be removed. Links share the attribute, and the
+    removal of one takes it from all.
+    """
+    if os.name == "nt":
+        _set_mode(path, status)
+
+
+def _set_mode(path: Path, status: os.stat_result) -> None:
     with contextlib.suppress(OSError):
-        part.path.chmod(stat.S_IMODE(status.st_mode))
+        path.chmod(stat.S_IMODE(status.st_mode))
 
 
 def status_of(path: Path, sha256: str) -> os.stat_result | None:
@@ -88,7 +103,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 def unlink_unchanged(path: Path, status: os.stat_result) -> None:
     """Remove a file unless it was changed since its status was taken."""
     check_unchanged(path, status)
-    path.unlink()
+    remove(path)
     flush_folder(path.parent)
 
 

@@ -29,7 +29,15 @@ from comic_upscale.storage.base import (
     check_name,
     sha256_of_file,
 )
-from comic_upscale.storage.parts import HITS_EVERY_PAGE, Part, flush_folder, open_part, sweep_parts
+from comic_upscale.storage.parts import (
+    HITS_EVERY_PAGE,
+    Part,
+    flush_folder,
+    move_over,
+    open_part,
+    remove,
+    sweep_parts,
+)
 from comic_upscale.storage.special_names import expect_special_names, try_special_name, without_special
 
 T = TypeVar("T")
@@ -290,7 +298,7 @@ class LocalOutputStore:
         try:
             with self._folders:
                 self._make_folders(target.parent)
-                source.replace(target)
+                move_over(source, target)
             flush_folder(target.parent)
         except OSError as error:
             if error.errno in HITS_EVERY_PAGE:
@@ -307,7 +315,7 @@ class LocalOutputStore:
                 path = self._folder / check_name(name, "output")
                 if path.is_relative_to(top):
                     folders.update(path.parents)
-                    path.unlink(missing_ok=True)
+                    remove(path)
         self._remove_empty(folders, top)
 
     def _remove_empty(self, folders: Iterable[Path], top: Path) -> None:

@@ -10,8 +10,10 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +25,7 @@ HITS_EVERY_PAGE = {
 
 _PREFIX, _SUFFIX = ".comic-upscale-", ".part"
 _TRIES = 100
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 2.0, 0.05
 _BUFFER = 1 << 16
 # Where it is missing, as on Windows, O_EXCL alone follows no link either.
 _FLAGS = (
@@ -77,7 +80,7 @@ class Part:
         with contextlib.suppress(OSError):
             self.file.close()
         with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+            remove(self.path)
 
 
 @contextlib.contextmanager
@@ -117,7 +120,7 @@ def _create(fixed: Path | None, target: Path, token: int | str) -> Part:
         except FileExistsError:
             # A leftover of a run that was killed, or something that somebody put there.
             with contextlib.suppress(OSError):
-                fixed.unlink()
+                remove(fixed)
                 return _new(fixed)
     for _ in range(_TRIES):
         with contextlib.suppress(FileExistsError):
@@ -130,8 +133,59 @@ def _new(path: Path) -> Part:
 
 
 def _rename(part: Path, target: Path) -> None:
-    part.replace(target)
+    move_over(part, target)
     flush_folder(target.parent)
+
+
+def move_over(path: Path, target: Path) -> None:
+    """Rename a file, over another one if there is one.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    with _may_go(target):
+        _patiently(lambda: path.replace(target))
+
+
+def remove(path: Path) -> None:
+    """Remove a file.
+
+    Raises:
+        OSError: it cannot be removed, or is not there.
+    """
+    with _may_go(path):
+        _patiently(path.unlink)
+
+
+@contextlib.contextmanager
+def _may_go(path: Path) -> Iterator[None]:
+    """Let a read-only file be removed or replaced in the block, as POSIX does. Windows refuses both."""
+    status = None
+    if os.name == "nt":
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+    if status is None or not stat.S_ISREG(status.st_mode) or status.st_mode & stat.S_IWRITE:
+        yield
+        return
+    path.chmod(status.st_mode | stat.S_IWRITE)
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.chmod(status.st_mode)
+        raise
+
+
+def _patiently(step: Callable[[], object]) -> None:
+    """Take a step with a file. On Windows, virus scanners and the search index are in the way for a moment."""
+    ends = time.monotonic() + _PATIENCE_SECONDS
+    while os.name == "nt" and time.monotonic() < ends:
+        try:
+            step()
+            return
+        except PermissionError:
+            time.sleep(_PAUSE_SECONDS)
+    step()
 
 
 def flush_folder(path: Path) -> None:
@@ -161,4 +215,4 @@ def sweep_parts(folder: Path, tokens: set[str]) -> None:
                 token = name[len(_PREFIX) : -len(_SUFFIX)]
                 if token.partition("-")[0] in tokens:
                     with contextlib.suppress(OSError):
-                        (folder / name).unlink()
+                        remove(folder / name)

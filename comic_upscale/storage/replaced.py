@@ -32,11 +32,12 @@ from comic_upscale.storage.guarded import (
     is_file,
     make_folders,
     place,
+    set_attributes,
     status_of,
     unlink_if,
     unlink_unchanged,
 )
-from comic_upscale.storage.parts import flush_folder, open_part, sweep_parts
+from comic_upscale.storage.parts import flush_folder, open_part, remove, sweep_parts
 from comic_upscale.storage.replaced_edits import Marks, find_edited
 from comic_upscale.storage.replaced_journal import JOURNAL, Journal, Replaced
 from comic_upscale.storage.replaced_moves import find_moved
@@ -181,6 +182,7 @@ class Trash:
             self._put(new, output, record, status, over=new == path)
             if new != path:
                 unlink_unchanged(path, status)
+            set_attributes(self._folder / trash, status)
             self._journal.note(replace(record, done=True))
         except OSError as error:
             raise self._as_error(error, path) from error
@@ -363,6 +365,7 @@ class Trash:
                 part.move_to(new)
             else:
                 place(part, new)
+        set_attributes(new, status)
 
     def _bring_back(self, record: Replaced, *, over: os.stat_result | None) -> None:
         """Copy an original from the trash to its place: over the file of a status, or where there is none."""
@@ -370,12 +373,14 @@ class Trash:
         with open_part(source, _TOKEN) as part:
             if copy_into(kept, part) != record.source_sha256:
                 raise NotReplacedError("its original in the trash has changed")
-            finish(part, kept.lstat(), record.source_mtime_ns)
+            status = kept.lstat()
+            finish(part, status, record.source_mtime_ns)
             if over is None:
                 place(part, source)
             else:
                 check_unchanged(source, over)
                 part.move_to(source)
+        set_attributes(source, status)
 
     def _settle_renewed(self, record: Replaced, records: Sequence[Replaced]) -> None:
         """Remove the output that a newer one took the place of, if it is still that output."""
@@ -434,7 +439,7 @@ class Trash:
             self._remove(kept)
 
     def _remove(self, kept: Path) -> None:
-        kept.unlink()
+        remove(kept)
         for folder in kept.parents:
             if folder == self._folder:
                 return

@@ -23,6 +23,7 @@ from tests.execution.ssh.conftest import small_disk
 from tests.jobs.test_run import as_nobody, open_folder
 from tests.storage.conftest import names_in
 from tests.storage.ways import build, copy, put
+from tests.storage.windows import Windows
 
 __all__ = ["open_folder"]
 
@@ -59,6 +60,7 @@ from pathlib import Path
 from comic_upscale.storage import parts
 from comic_upscale.storage.local import LocalOutputStore
 from tests.storage.ways import build, copy, put
+from tests.storage.windows import Windows
 
 way, moment, folder = sys.argv[1:]
 
@@ -352,3 +354,48 @@ def test_files_and_folders_have_the_modes_that_the_user_wants(
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder / "a").iterdir()}
     assert modes == dict.fromkeys(["0.png", "1.png", "2.png", "report.html"], 0o666 & ~umask)
     assert stat.S_IMODE((folder / "a").stat().st_mode) == 0o777 & ~umask
+
+
+# Under Windows
+
+
+@WAYS
+def test_what_opens_a_new_file_for_a_moment_is_waited_for(
+    write: Write, store: LocalOutputStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Virus scanners and the search index do."""
+    windows = Windows(monkeypatch)
+    write(store, "a.png", b"first")
+    windows.refusals["a.png"] = 3
+    write(store, "a.png", b"second")
+    assert (folder / "a.png").read_bytes() == b"second"
+    windows.refusals["a.png"] = 3
+    store.relocate("a.png", "b.png")
+    windows.refusals["b.png"] = 3
+    store.delete(["b.png"])
+    assert not (folder / "b.png").exists()
+
+
+def test_a_file_that_stays_open_fails_after_a_moment(
+    store: LocalOutputStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = Windows(monkeypatch)
+    monkeypatch.setattr(parts, "_PATIENCE_SECONDS", 0.01)
+    put(store, "a.png", b"first")
+    windows.refusals["a.png"] = 10**9
+    with pytest.raises(PageError, match="used by another process"):
+        put(store, "a.png", b"second")
+    assert (folder / "a.png").read_bytes() == b"first"
+    assert names_in(folder) == ["a.png"]
+
+
+def test_elsewhere_nothing_is_waited_for(store: LocalOutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        attempts.append(1)
+        raise PermissionError(errno.EACCES, "no")
+
+    attempts: list[int] = []
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PageError):
+        put(store, "a.png", b"content")
+    assert attempts == [1]

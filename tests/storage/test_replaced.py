@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.settings.paths import TRASH
+from comic_upscale.storage import parts
 from comic_upscale.storage.guarded import NotReplacedError
 from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.replaced_view import ReplacedSourceStore
+from tests.storage.windows import Windows
 
 OLD, NEW = b"old" * 100_000, b"new" * 150_000
 
@@ -411,6 +414,44 @@ def test_a_replacement_has_the_mode_of_its_original(library: Path, name: str) ->
     assert (library / "series" / name).stat().st_mode & 0o777 == 0o640
     trash.restore(trash.in_force()[0])
     assert (library / "series" / "a.jpg").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_an_original_that_is_read_only_is_replaced_and_restored_on_windows(
+    name: str, has_links: bool, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    Windows(monkeypatch)
+    (library / "series" / "a.jpg").chmod(0o444)
+    trash = exchange(library, name)
+    kept = library / TRASH / "series" / "a.jpg"
+    assert visible(library) == {f"series/{name}": NEW}
+    assert [path.stat().st_mode & 0o777 for path in (library / "series" / name, kept)] == [0o444, 0o444]
+    newer = library.parent / "newer"
+    newer.write_bytes(b"newer")
+    trash.renew(trash.in_force()[0], name, newer, sha(b"newer"))
+    assert visible(library) == {f"series/{name}": b"newer"}
+    trash.restore(trash.in_force()[0])
+    assert visible(library) == {"series/a.jpg": OLD}, "there is no unfinished file either"
+    assert (library / "series" / "a.jpg").stat().st_mode & 0o777 == 0o444
+    assert not kept.exists()
+
+
+def test_an_original_that_stays_is_read_only_still(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = Windows(monkeypatch)
+    monkeypatch.setattr(parts, "_PATIENCE_SECONDS", 0.01)
+    path = library / "series" / "a.jpg"
+    path.chmod(0o444)
+    windows.refusals["a.jpg"] = 10**9
+    with pytest.raises(NotReplacedError, match="used by another process"):
+        exchange(library)
+    assert path.stat().st_mode & 0o777 == 0o444
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "there are no links")
 
 
 def test_a_linked_folder_outside_of_the_library_is_left_alone(library: Path) -> None:
