@@ -138,13 +138,14 @@ class Unpacker:
             extension = extension_of(level.entries[index].name)
             suffix = f".{extension}" if extension in ARCHIVE_EXTENSIONS else ""
             path = Path(self._folder.name, f"{self._count}{suffix}")
-            with path.open("xb") as file:
-                try:
+            try:
+                with path.open("xb") as file:
                     for piece in level.archive.pieces(index):
                         file.write(piece)
-                except BaseException:
-                    path.unlink(missing_ok=True)
-                    raise
+            except BaseException:
+                # The file is closed: Windows removes no other, and its refusal would hide this error.
+                path.unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise PageError(
                 "unreadable",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -17,7 +19,17 @@ from comic_upscale.library.nested import find_volume
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
 from comic_upscale.storage.local import LocalSourceStore
-from tests.archives import epub, make_7z, make_tar, make_zip, needs_libarchive, picture, pictures, smooth
+from tests.archives import (
+    break_checksum,
+    epub,
+    make_7z,
+    make_tar,
+    make_zip,
+    needs_libarchive,
+    picture,
+    pictures,
+    smooth,
+)
 from tests.rars import make_rar, make_rar_parts
 from tests.volumes import read_pages
 
@@ -287,3 +299,30 @@ def test_an_archive_without_volumes_as_the_whole_input(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "broken.zip", {"a.txt": b"x", "a.cbz": b"PK"})
     with pytest.raises(InputError, match=r"broken\.zip/a\.cbz cannot be upscaled\. The volume is damaged"):
         discover(path, extension="png")
+
+
+def test_a_file_that_cannot_be_unpacked_is_removed_once_it_is_closed(
+    tmp_path: Path, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows removes no open file."""
+    inner = make_zip(tmp_path / "made" / "v.cbz", pictures(2)).read_bytes()
+    outer = make_zip(tmp_path / "pack.zip", {"v.cbz": inner}, zipfile.ZIP_STORED)
+    break_checksum(outer, "v.cbz")
+    opened: dict[Path, IO[Any]] = {}
+    open_path, unlink = Path.open, Path.unlink
+
+    def open_and_note(path: Path, *args: Any, **options: Any) -> IO[Any]:
+        opened[path] = open_path(path, *args, **options)
+        return opened[path]
+
+    def refuse_open(path: Path, missing_ok: bool = False) -> None:
+        if path in opened and not opened[path].closed:
+            raise PermissionError(errno.EACCES, "it is being used by another process", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "open", open_and_note)
+    monkeypatch.setattr(Path, "unlink", refuse_open)
+    with pytest.raises(InputError, match="its checksum is wrong"):
+        discover(outer, extension="png")
+    assert any(path.is_relative_to(room) for path in opened)
+    assert list(room.iterdir()) == []
