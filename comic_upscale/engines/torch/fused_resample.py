@@ -16,7 +16,7 @@ import torch
 
 from comic_upscale.engines.lanczos import Span, input_span, tap_weights
 from comic_upscale.engines.torch.device import current_on, release_memory, stream_of
-from comic_upscale.engines.torch.network_pass import clip
+from comic_upscale.engines.torch.network_pass import clip, white
 from comic_upscale.engines.torch.proof import (
     Proof,
     Timer,
@@ -59,7 +59,7 @@ def resample_plainly(
     """Resample by PyTorch's operations, to 8 bits or to 16. ``native`` is changed."""
     native, finite = clip(native, mixes)
     made = resample(native, **cell._asdict())
-    made = made.clamp_(0, 1).mul_(torch.iinfo(samples).max).round_().to(samples)
+    made = made.clamp_(0, 1).mul_(white(samples)).round_().to(samples)
     return made.permute(0, 2, 3, 1).contiguous(), finite
 
 

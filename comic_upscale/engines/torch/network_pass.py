@@ -15,8 +15,8 @@ from comic_upscale.models.network import Network
 
 
 def white(samples: torch.dtype) -> int:
-    """Return the largest sample of a type: 255 for uint8, 65535 for uint16."""
-    return torch.iinfo(samples).max
+    """Return the largest sample of a type: 255 for uint8, 65535 for uint16, also where int32 holds it."""
+    return 255 if samples == torch.uint8 else 65535
 
 
 class NetworkPass:
@@ -81,7 +81,7 @@ class NetworkPass:
         for gray pages. RGB windows go through a gray network channel by channel.
 
         Args:
-            windows: uint8 or uint16, N x height x width x C on the device, C 3 or 1.
+            windows: uint8, uint16 or uint16 in int32, N x height x width x C on the device, C 3 or 1.
 
         Returns:
             The native pixels, N x C x height*scale x width*scale in the precision or float32, 0..1; and float32, N:

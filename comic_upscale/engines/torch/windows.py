@@ -122,12 +122,13 @@ class WindowRunner:
             finisher: finishes the outputs, which are whole pages then; None for raw outputs.
         """
         pages_in_all = len(staged)
-        result = self.host.empty((pages_in_all, *target, staged.shape[3]), staged.dtype)
+        samples = _type_on(self._device, staged.dtype)
+        result = self.host.empty((pages_in_all, *target, staged.shape[3]), samples)
         collected = self._collect_in(result, tiles)
         marks = torch.zeros(pages_in_all, dtype=torch.float32, device=self._device)
         with OCCUPANCY.batch_on(self._device) as was_alone:
             for group in _runs(pages_in_all, max(1, count // len(tiles))):
-                source = staged[group].to(self._device, non_blocking=self.host.pinned)
+                source = staged[group].to(samples).to(self._device, non_blocking=self.host.pinned)
                 windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
                 for chunk in _runs(len(windows), count):
                     self._run_chunk(
@@ -145,7 +146,7 @@ class WindowRunner:
                 result.copy_(collected, non_blocking=self.host.pinned)
         finite = torch.isfinite(marks)
         if self._device.type != "cuda":
-            return Started(result, finite.cpu(), None)
+            return Started(result.to(staged.dtype), finite.cpu(), None)
         found = self.host.empty(finite.shape, finite.dtype).copy_(finite, non_blocking=self.host.pinned)
         # The copies of whole pages above come before it in the same stream. Waiting for it leaves the core to others.
         done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -301,6 +302,11 @@ class WindowRunner:
         height, width = tiles[0].rows.length, tiles[0].columns.length
         planes = stage.forward.planes(channels)
         return stage.limits.batch(height, width * planes, free_memory(self._device))
+
+
+def _type_on(device: torch.device, samples: torch.dtype) -> torch.dtype:
+    """Return the type that holds samples on a device. On MPS, PyTorch before 2.9 has no uint16."""
+    return torch.int32 if device.type == "mps" and samples == torch.uint16 else samples
 
 
 def _runs(length: int, step: int) -> Iterator[slice]:

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
@@ -16,9 +18,11 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from comic_upscale.engines.base import Batch
 from comic_upscale.engines.limits import BATCHES_BEFORE_GROWTH
 from comic_upscale.engines.torch import engine as torch_engine
+from comic_upscale.engines.torch import windows as windows_module
 from comic_upscale.engines.torch.engine import OVERFLOWS_BEFORE_FP32, TorchEngine, open_torch_engine
 from comic_upscale.engines.torch.fused_resample import Cell, resample_plainly
-from comic_upscale.engines.torch.windows import WindowRunner
+from comic_upscale.engines.torch.windows import Stage, WindowRunner
+from comic_upscale.engines.torch.windows import _type_on as type_on
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders
 from comic_upscale.models.network import Network
@@ -482,6 +486,34 @@ def test_sixteen_bits_agree_with_eight(compact: Network) -> None:
     engine = open_engine(compact)
     deep = engine.upscale(Batch(eight.astype(np.uint16) * np.uint16(257), (75, 100))).pixels
     assert np.abs(deep / 257 - engine.upscale(Batch(eight, (75, 100))).pixels).max() <= 0.51
+
+
+@pytest.mark.parametrize("tile", [0, 64])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_sixteen_bits_are_in_int32_on_a_device_without_uint16(
+    compact: Network, tile: int, channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = np.random.default_rng(5).integers(0, 65536, (2, 80, 90, channels)).astype(np.uint16)
+    batch = Batch(deep, (225, 200))
+    seen: set[torch.dtype] = set()
+
+    def compute(windows: WindowRunner, stage: Stage, source: torch.Tensor, *args: Any) -> None:
+        seen.update((source.dtype, args[2].dtype))
+        run_chunk(windows, stage, source, *args)
+
+    def upscale() -> NDArray[Any]:
+        engine = open_engine(compact, tile=tile)
+        # As on every GPU.
+        monkeypatch.setattr(engine._windows, "_is_cpu", False)
+        return engine.upscale(batch).pixels
+
+    expected = upscale()
+    run_chunk = WindowRunner._run_chunk
+    monkeypatch.setattr(WindowRunner, "_run_chunk", compute)
+    monkeypatch.setattr(windows_module, "_type_on", lambda _, samples: type_on(torch.device("mps"), samples))
+    made = upscale()
+    assert (made.dtype, seen) == (np.uint16, {torch.int32})
+    assert np.array_equal(made, expected)
 
 
 def test_the_engine_says_what_it_is(compact: Network) -> None:
