@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 
 from comic_upscale.engines.telemetry import disable_telemetry
@@ -24,6 +25,7 @@ def main() -> None:
     """Entry point of ``comic-upscale`` and of ``python -m comic_upscale``."""
     handle_signals()
     use_utf8()
+    name_libarchive()
     disable_telemetry()
     try:
         from comic_upscale import cli
@@ -63,6 +65,17 @@ def use_utf8() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     except OSError:
         return
+
+
+def name_libarchive() -> None:
+    """Name the libarchive that is a part of Windows 10 and 11, unless there is another. It is not found by its name."""
+    if os.name != "nt" or os.environ.get("LIBARCHIVE"):
+        return
+    from ctypes.util import find_library
+
+    path = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "archiveint.dll")
+    if find_library("archive") is None and path.is_file():
+        os.environ["LIBARCHIVE"] = str(path)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

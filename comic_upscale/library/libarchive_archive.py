@@ -322,8 +322,8 @@ def load_libarchive() -> Any:
             "library",
             "CBR, RAR, CB7, 7z, compressed CBT and Zstandard need libarchive, which is not installed: Debian and "
             "Ubuntu: apt-get install libarchive13 (or libarchive13t64); Fedora: dnf install libarchive; macOS: "
-            "brew install libarchive, and set LIBARCHIVE to its libarchive.dylib; Windows: set LIBARCHIVE to "
-            "libarchive.dll",
+            "brew install libarchive, and set LIBARCHIVE to its libarchive.dylib; Windows 10 and 11 have it as "
+            "archiveint.dll, and where that fails, set LIBARCHIVE to a libarchive.dll",
         ) from None
     # What it logs about a strange file is also raised as an error of a member.
     logging.getLogger("libarchive").addHandler(logging.NullHandler())
