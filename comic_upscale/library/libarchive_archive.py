@@ -294,7 +294,7 @@ def _open_libarchive(library: Any, paths: Sequence[Path], *, are_volumes: bool) 
         open_all = ffi.libarchive.archive_read_open_filenames
         open_all.argtypes = [ffi.c_archive_p, ctypes.POINTER(ctypes.c_char_p), ctypes.c_size_t]
         open_all.restype, open_all.errcheck = ctypes.c_int, ffi.check_int
-        names = (ctypes.c_char_p * (len(paths) + 1))(*map(os.fsencode, paths), None)
+        names = (ctypes.c_char_p * (len(paths) + 1))(*map(_as_bytes, paths), None)
         with library.read.new_archive_read(kind, filters) as pointer:
             open_all(pointer, names, _BLOCK)
             yield library.read.ArchiveRead(pointer)
@@ -304,6 +304,24 @@ def _open_libarchive(library: Any, paths: Sequence[Path], *, are_volumes: bool) 
             library.stream_reader(joined, kind, filters, block_size=_BLOCK) as archive,
         ):
             yield archive
+
+
+def _as_bytes(path: Path) -> bytes:
+    """Return a path as libarchive takes several ones, which is not UTF-8 on Windows.
+
+    Raises:
+        PageError: ``"unsupported"``: Windows has no bytes for it.
+    """
+    if os.name != "nt":
+        return os.fsencode(path)
+    try:
+        return str(path).encode("mbcs")
+    except UnicodeEncodeError:
+        raise PageError(
+            "unsupported",
+            f"The parts of the volume cannot be opened, because this Windows cannot pass on {path.name} or the name of "
+            "a folder around it: give them names of plain letters",
+        ) from None
 
 
 def load_libarchive() -> Any:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from comic_upscale.errors import InputError, PageError
+from comic_upscale.library import libarchive_archive
 from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.library.discover import discover
+from comic_upscale.library.libarchive_archive import LibarchiveContainer
 from comic_upscale.library.parts import JoinedFile, group_parts, is_part_name, whole_name
 from comic_upscale.library.rar_headers import read_rar_facts
 from comic_upscale.library.volume_reader import VolumeCache
@@ -313,3 +319,42 @@ def test_files_that_came_out_wrong_once(faults_dir: Path) -> None:
     (volume,) = found.volumes
     assert volume.entry.output == "book.cbz"
     assert list(read_pages(found)) == [f"book.part1.rar/{number}.png" for number in range(3)]
+
+
+@pytest.fixture
+def windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Paths as libarchive takes them on a Windows of western Europe."""
+
+    def find(name: str) -> codecs.CodecInfo | None:
+        return codecs.lookup("cp1252") if name == "mbcs" else None
+
+    codecs.register(find)
+    monkeypatch.setattr(libarchive_archive, "os", SimpleNamespace(**{**vars(os), "name": "nt"}))
+    yield
+    codecs.unregister(find)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is Unicode")
+@pytest.mark.usefixtures("windows")
+def test_the_parts_of_a_rar_have_names_in_the_encoding_of_windows(tmp_path: Path) -> None:
+    parts = make_rar_parts(tmp_path, lambda number: f"Asterix é.part{number + 1}.rar", PAGES, 4000)
+    for part in parts:
+        # Where Linux looks for the bytes that Windows takes for this name.
+        shutil.copyfile(part, os.fsdecode(str(part).encode("cp1252")))
+    for part in parts[1:]:
+        part.write_bytes(bytes(part.stat().st_size))
+    with contextlib.closing(LibarchiveContainer(parts, VolumeRules(), are_volumes=True)) as container:
+        # Not `read`, which compares with the headers that this program reads itself.
+        found = [container.salvage(index) for index in range(len(container.entries()))]
+    assert found == list(PAGES.values())
+
+
+@pytest.mark.usefixtures("windows")
+def test_parts_whose_names_windows_cannot_pass_on_are_refused(tmp_path: Path) -> None:
+    parts = make_rar_parts(tmp_path, lambda number: f"漫画.part{number + 1}.rar", PAGES, 4000)
+    with (
+        contextlib.closing(LibarchiveContainer(parts, VolumeRules(), are_volumes=True)) as container,
+        pytest.raises(PageError, match="names of plain letters") as caught,
+    ):
+        container.entries()
+    assert caught.value.kind == "unsupported"
