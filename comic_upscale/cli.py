@@ -306,7 +306,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, Escaping(stream))
     try:
-        app(prog_name="comic-upscale")
+        # On Windows, Click would expand every argument, also the quoted pattern of an option.
+        app(prog_name="comic-upscale", windows_expand_args=False)
     except KeyboardInterrupt:
         # The run had not installed its signal handlers yet: there is nothing to finish or report.
         sys.exit(128 + signal.SIGINT)

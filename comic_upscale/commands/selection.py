@@ -7,6 +7,7 @@ job that the output folder belongs to.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from comic_upscale.errors import InputError, LedgerError, SettingsError
-from comic_upscale.settings.paths import absolute, default_ledger, path_text
+from comic_upscale.settings.paths import absolute, default_ledger, expand_user, path_text
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.selection_options import PAGES as PANEL
@@ -54,7 +55,7 @@ def with_pages(
         SettingsError: neither an input nor a page is given.
         InputError: a page does not exist, or is outside of the input.
     """
-    named = [absolute(page) for page in pages or ()]
+    named = [absolute(found) for page in pages or () for found in _expand(page)]
     if from_file is not None:
         named += [absolute(page) for page in _read_list(from_file)]
     values = dict(given)
@@ -75,6 +76,18 @@ def with_pages(
     paths = () if folder in named else tuple(dict.fromkeys(_source_of(page, folder) for page in named))
     values["selection"] = replace(selection, paths=paths)
     return values
+
+
+def _expand(page: Path) -> list[Path]:
+    """Return the files that a pattern such as ``*.cbz`` means on Windows, and any other page as it is.
+
+    There the shell leaves patterns to the program. A bracket stands for itself, as everywhere on Windows.
+    """
+    text = str(expand_user(page))
+    if os.name != "nt" or not set("*?") & set(text):
+        return [page]
+    found = glob.glob(text.replace("[", "[[]"), recursive=True)  # noqa: PTH207 - it takes absolute patterns, too
+    return sorted(map(Path, found)) or [page]
 
 
 def _only_bucket(named: Sequence[Path], values: Mapping[str, Any]) -> Path:

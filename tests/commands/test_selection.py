@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from comic_upscale import cli
 from comic_upscale.cli import app
+from comic_upscale.commands import selection
 from comic_upscale.console.text import summary_lines
+from comic_upscale.errors import InputError
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.library.selector import Selector
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.settings.selection import Selection
 from tests.archives import make_zip, pictures
 from tests.conftest import MakeSettings, draw
+from tests.windows import as_on_windows
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +154,49 @@ def test_a_list_of_pages(comics: Path, tmp_path: Path) -> None:
     code, _, err = invoke("run", "--from-file", "-", stdin=b"\n")
     assert (code, "names no page" in err) == (3, True)
     assert invoke("run", "--from-file", "missing.txt")[0] == 3
+
+
+def main_on_windows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> set[str]:
+    """Return the sources that a run would do, from the whole program on Windows."""
+    as_on_windows(monkeypatch, typer.core, selection)
+    options = ("--dry-run", "--json", "--device", "cpu", "-s", "2")
+    monkeypatch.setattr(sys, "argv", ["comic-upscale", "run", *arguments, *options])
+    # The program replaces them.
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert ended.value.code == 0, err
+    return {page["source"] for page in json.loads(out)["pages"]}
+
+
+def test_patterns_of_options_are_not_expanded_on_windows(
+    comics: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(comics)
+    found = main_on_windows(monkeypatch, capsys, "--input", str(comics), "--exclude", "*.cbz")
+    assert found == {"cover.png", "vol 1/1.png", "vol 1/2.png", "vol 2/1.png"}
+
+
+def test_patterns_of_pages_are_expanded_on_windows(
+    comics: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_on_windows(monkeypatch, capsys, "comics/vol 1/?.png") == {"1.png", "2.png"}
+
+
+def test_brackets_in_patterns_stand_for_themselves_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("1 [Digital].png", "1 D.png"):
+        draw(tmp_path / name, 1)
+    as_on_windows(monkeypatch, selection)
+    named = selection.with_pages({}, [Path("* [Digital].png")], None)
+    assert named["input"] == tmp_path / "1 [Digital].png"
+    with pytest.raises(InputError, match="does not exist"):
+        selection.with_pages({}, [Path("*.gif")], None)
 
 
 def test_one_page_is_the_input_as_with_the_flag(comics: Path, tiny_weights: Path) -> None:
