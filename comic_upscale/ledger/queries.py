@@ -20,6 +20,7 @@ from comic_upscale.ledger.reading import (
     knows_volumes,
     newest_job,
     reading,
+    sqlite_uri,
 )
 from comic_upscale.ledger.records import (
     INCOMPLETE,
@@ -101,7 +102,7 @@ def copy_ledger_file(ledger: Path, target: Path) -> None:
     """
     target.unlink(missing_ok=True)
     with (
-        closing(sqlite3.connect(f"{ledger.as_uri()}?mode=ro", uri=True)) as source,
+        closing(sqlite3.connect(sqlite_uri(ledger), uri=True)) as source,
         closing(sqlite3.connect(target)) as copy,
     ):
         source.backup(copy)

@@ -6,8 +6,9 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Collection, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import quote_from_bytes
 
 from comic_upscale.errors import InputError, LedgerVersionError, NoJobYetError
 from comic_upscale.ledger.connection import LedgerConnection
@@ -38,6 +39,19 @@ def find_ledger(folder: Path) -> Path:
     return ledger
 
 
+def sqlite_uri(path: PurePath, mode: str = "mode=ro") -> str:
+    """Return the URI by which SQLite opens a file.
+
+    SQLite accepts no host in it, as `Path.as_uri` would give the server of a Windows share.
+
+    Args:
+        path: absolute.
+        mode: how it is opened.
+    """
+    before_drive = "/" if path.drive.endswith(":") else ""
+    return f"file://{before_drive}{quote_from_bytes(os.fsencode(path.as_posix()), safe='/:')}?{mode}"
+
+
 def knows_suspects(connection: sqlite3.Connection) -> bool:
     """Return whether a version with the quality gate has opened the ledger."""
     return "suspect" in columns_of(connection, "pages")
@@ -61,7 +75,7 @@ def reading(ledger: Path, *, pages: Collection[str] | None = None) -> Iterator[s
         # SQLite cannot share a ledger in a read-only folder. Without a journal, no process is writing to it.
         still = not is_allowed(ledger.parent, os.W_OK) and not Path(f"{ledger}-wal").exists()
         mode = "immutable=1" if still else "mode=ro"
-        uri = f"{ledger.absolute().as_uri()}?{mode}"
+        uri = sqlite_uri(ledger.absolute(), mode)
         connection = sqlite3.connect(uri, uri=True, timeout=5, factory=LedgerConnection)
         try:
             _check_version(connection, ledger)

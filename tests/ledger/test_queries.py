@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from comic_upscale.console.text import local_time, status_lines
 from comic_upscale.errors import InputError, LedgerDamagedError, NoJobYetError
 from comic_upscale.ledger.queries import copy_ledger_file, read_failures
-from comic_upscale.ledger.reading import find_ledger
+from comic_upscale.ledger.reading import find_ledger, sqlite_uri
 from comic_upscale.ledger.recent import newest_ledger, remember_ledger
 from comic_upscale.ledger.records import PageDone, PageFailed, now
 from comic_upscale.ledger.status import describe_holder, read_status
@@ -270,3 +270,25 @@ def test_a_ledger_that_is_being_created_holds_no_job_yet(tmp_path: Path) -> None
         connection.commit()
     with pytest.raises(NoJobYetError, match="just started"):
         read_status(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "uri"),
+    [
+        (r"\\nas\comics\50 %.sqlite3", "file:////nas/comics/50%20%25.sqlite3?mode=ro"),
+        (r"C:\comics\what#1.sqlite3", "file:///C:/comics/what%231.sqlite3?mode=ro"),
+    ],
+)
+def test_sqlite_opens_a_ledger_of_a_windows_share(path: str, uri: str) -> None:
+    assert sqlite_uri(PureWindowsPath(path)) == uri
+    # SQLite understands the address, and only finds no file.
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
+        sqlite3.connect(uri, uri=True)
+
+
+def test_sqlite_opens_files_with_any_name(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"50% #1?&a=b;\xff.sqlite3")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table pages (id)")
+    with closing(sqlite3.connect(sqlite_uri(path), uri=True)) as connection:
+        assert connection.execute("select count(*) from pages").fetchone() == (0,)

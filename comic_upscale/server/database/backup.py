@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comic_upscale.errors import DatabaseError, InputError, OutputError, SettingsError
+from comic_upscale.ledger.reading import sqlite_uri
 from comic_upscale.server.database.migrate import check_known
 from comic_upscale.storage.parts import open_part
 
@@ -127,9 +128,7 @@ def _revision_of(path: Path) -> str:
         InputError: the file is damaged, or not of a server.
     """
     try:
-        with contextlib.closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-        ) as connection:
+        with contextlib.closing(sqlite3.connect(sqlite_uri(path.absolute()), uri=True)) as connection:
             (found,) = connection.execute("PRAGMA integrity_check").fetchone()
             if found == "ok":
                 return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
