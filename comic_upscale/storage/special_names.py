@@ -35,7 +35,12 @@ def _safe_part(part: str) -> str:
 
 
 def try_special_name(folder: Path) -> bool:
-    """Return whether a folder holds such names, by writing a file: only the file system knows for certain."""
+    """Return whether a folder holds such names, by writing a file: only the file system knows for certain.
+
+    Windows refuses them on every file system, and pathlib refuses to make such a path there.
+    """
+    if os.name == "nt":
+        return False
     try:
         with open_part(folder, _SPECIAL_TOKEN):
             return True

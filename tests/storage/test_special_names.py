@@ -18,11 +18,12 @@ from comic_upscale.execution.events import JobStarted
 from comic_upscale.jobs.run import run_job
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.storage import parts
+from comic_upscale.storage import parts, special_names
 from comic_upscale.storage.local import LocalOutputStore
 from comic_upscale.storage.special_names import file_system_of
 from tests.conftest import draw
 from tests.fakes import NearestEngine
+from tests.windows import as_on_windows
 
 SPECIAL = set('\\:*?"<>|')
 NAMES = ("a: intro", "what?", "what*", "back\\slash", "what_")
@@ -177,3 +178,16 @@ def test_each_part_of_a_name_becomes_safe(refusing: Path) -> None:
     assert store.storable_name("Vol: 1/a?b.png") == "Vol_ 1/a_b.png"
     assert store.storable_name("dots.../x .png") == "dots___/x .png"
     assert store.storable_name("plain/name.png") == "plain/name.png"
+
+
+def test_windows_is_not_asked_for_names_that_it_has_no_path_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_windows(monkeypatch, special_names)
+    (tmp_path / ".comic-upscale").mkdir()
+
+    def refuse(path: Path, name: str) -> Path:
+        raise ValueError(f"Invalid name {name!r}")
+
+    monkeypatch.setattr(Path, "with_name", refuse)
+    assert LocalOutputStore(tmp_path).storable_name("Vol: 1/a?.png") == "Vol_ 1/a_.png"
