@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 
 CEILING = "max-cost"
 """The kind of a stop because of the cost ceiling."""
@@ -16,7 +17,7 @@ SPOT = "spot-notice"
 """The kind of a stop because the cloud takes the machine back."""
 
 _LOOK_SECONDS = 0.2
-"""How often a paused stage looks whether it may go on."""
+"""How often a wait looks whether the run may go on, or should stop."""
 
 
 class StopRequest:
@@ -64,7 +65,11 @@ class StopRequest:
 
     def wait(self, seconds: float) -> bool:
         """Wait for the stop, at most this long, and return whether it was requested."""
-        return self._event.wait(seconds)
+        deadline = time.monotonic() + seconds
+        # In slices: on Windows, the handler of Ctrl-C runs only after a wait, not during it.
+        while not self.requested and (left := deadline - time.monotonic()) > 0:
+            self._event.wait(min(left, _LOOK_SECONDS))
+        return self.requested
 
     async def comes_before(self, event: asyncio.Event) -> bool:
         """Wait for the event or the stop, and return whether the stop came first."""

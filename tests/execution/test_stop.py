@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+
+import pytest
 
 from comic_upscale.execution.stop import CEILING, StopRequest
 
@@ -37,3 +40,25 @@ def test_waiting_ends_with_the_event_or_the_stop() -> None:
 
     assert asyncio.run(wait(sets=True)) is False
     assert asyncio.run(wait(sets=False)) is True
+
+
+def test_a_signal_is_handled_between_the_slices_of_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows, nothing interrupts a wait. Here, a signal that came during the first slice is handled after it."""
+    stop = StopRequest()
+    waited: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        stop.request("SIGINT")
+        return False
+
+    monkeypatch.setattr(stop._event, "wait", wait)
+    assert stop.wait(3600)
+    assert len(waited) == 1 and waited[0] <= 0.5
+
+
+def test_a_wait_without_a_stop_takes_its_time() -> None:
+    before = time.monotonic()
+    assert not StopRequest().wait(0.3)
+    assert 0.25 < time.monotonic() - before < 30
+    assert not StopRequest().wait(0)
