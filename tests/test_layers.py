@@ -14,7 +14,7 @@ PACKAGE = Path(comic_upscale.__file__).parent
 
 # From the ground up; modules of one floor may import each other only within a room.
 FLOORS = (
-    ("errors", "retries", "version"),
+    ("errors", "processes", "retries", "version"),
     ("settings",),
     ("client", "costs", "sizes", "storage"),
     ("models", "provisioning"),

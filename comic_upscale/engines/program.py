@@ -14,6 +14,8 @@ from typing import IO
 
 import psutil
 
+from comic_upscale.processes import kill_session, own_session
+
 _TAIL_BYTES = 4096
 """How many bytes of the end of a program's output are kept."""
 _REASON_CHARS = 300
@@ -80,7 +82,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                **own_session(),
             )
             _running.add(process)
             self._process = process
@@ -127,11 +129,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
-    if os.name == "posix":
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
+    kill_session(process)
     for child in children:
         with contextlib.suppress(psutil.Error):
             child.kill()

@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from comic_upscale.processes import own_session
+
 _FRAME = struct.Struct(">IQ")
 """The header of each message: the bytes of its JSON and of the data after it."""
 _LONGEST_JSON = 1 << 20
@@ -146,8 +148,7 @@ class Helper:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             # Ctrl-C goes to this process only, which finishes the pages in flight.
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            **own_session(),
         )
         _widen(child.stdout)
         return child

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from comic_upscale.errors import ProviderError, SettingsError
+from comic_upscale.processes import kill_session, own_session
 
 MOST_OUTPUT_BYTES = 32 << 20
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -69,7 +68,7 @@ def call_program(path: str, arguments: Sequence[str], seconds: float) -> Program
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
             process = subprocess.Popen(
-                [path, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+                [path, *arguments], stdin=subprocess.DEVNULL, stdout=out, stderr=err, **own_session()
             )  # fmt: skip
         except OSError as error:
             raise ProviderError(f"{path} cannot be started: {error.strerror or error}") from None
@@ -85,7 +84,7 @@ def call_program(path: str, arguments: Sequence[str], seconds: float) -> Program
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Kill a program that still runs, with all that it started in its session."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_session(process)
         process.wait()
 
 
