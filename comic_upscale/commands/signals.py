@@ -19,7 +19,9 @@ def ending_signals() -> list[int]:
 
     One that the process ignores is left out: nohup makes it ignore SIGHUP, which must not change.
     """
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # SIGBREAK is Ctrl-Break on Windows, and a console that is closed.
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 

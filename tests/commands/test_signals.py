@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from comic_upscale.commands.signals import stop_on_signals
+from comic_upscale.execution.stop import StopRequest
 from tests.archives import make_zip, pictures
 from tests.conftest import LONG, draw, pairs
 
@@ -158,3 +160,17 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     process = start(tmp_path, f"{ignoring}\n{send}", "status", "--job", tmp_path)
     code, _, err = end(process)
     assert (code, "contains no ledger" in " ".join(err.split())) == (3, True)
+
+
+def test_a_console_of_windows_that_is_closed_stops_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Any signal stands for the one that only Windows has.
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    # Without a handler, it would end the tests.
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    stop = StopRequest()
+    try:
+        with stop_on_signals(stop) as received:
+            signal.raise_signal(signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (received, stop.requested) == ([signal.SIGUSR1], True)
