@@ -6,6 +6,7 @@ job that the output folder belongs to.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import glob
 import os
@@ -104,14 +105,28 @@ def _read_list(path: Path) -> list[Path]:
         content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise InputError(f"{path_text(path)} cannot be read: {error.strerror or error}") from error
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    names = (
-        content.split(b"\0") if b"\0" in content else [line.rstrip(b"\r") for line in content.split(b"\n")]
-    )
-    pages = [Path(os.fsdecode(name)) for name in names if name]
+    text = _decode_list(content, path)
+    names = text.split("\0") if "\0" in text else [line.rstrip("\r") for line in text.split("\n")]
+    pages = [Path(name) for name in names if name]
     if not pages:
         raise InputError(f"{path_text(path)} names no page")
     return pages
+
+
+def _decode_list(content: bytes, path: Path) -> str:
+    """Return the text of a list of pages: UTF-8, or UTF-16 as PowerShell writes it, or as names are on this system."""
+    try:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return content.decode("utf-16")
+        content = content.removeprefix(codecs.BOM_UTF8)
+        # Elsewhere, names are any bytes.
+        return content.decode() if os.name == "nt" else os.fsdecode(content)
+    except UnicodeDecodeError:
+        # The encoding of cmd differs from that of PowerShell, and between countries.
+        raise InputError(
+            f"{path_text(path)} is neither UTF-8 nor UTF-16: write the list as UTF-8, in PowerShell with "
+            "`Out-File -Encoding utf8`, in cmd after `chcp 65001`"
+        ) from None
 
 
 def _choose_input(named: Sequence[Path], values: Mapping[str, Any]) -> Path:

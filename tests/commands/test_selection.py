@@ -156,6 +156,28 @@ def test_a_list_of_pages(comics: Path, tmp_path: Path) -> None:
     assert invoke("run", "--from-file", "missing.txt")[0] == 3
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le"])
+def test_a_list_that_powershell_wrote(comics: Path, tmp_path: Path, encoding: str) -> None:
+    draw(comics / "Ærø 1.png", 30)
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    listed = f"{mark}{comics / 'Ærø 1.png'}\r\n{comics / 'cover.png'}\r\n"
+    (tmp_path / "list.txt").write_bytes(listed.encode(encoding))
+    assert planned("--from-file", "list.txt") == {"cover.png": "do", "Ærø 1.png": "do"}
+
+
+def test_a_list_of_names_that_are_not_unicode(comics: Path, tmp_path: Path) -> None:
+    odd = draw(comics / "plain.png", 30).rename(comics / os.fsdecode(b"\xe9.png"))
+    (tmp_path / "list.txt").write_bytes(os.fsencode(odd) + b"\n" + os.fsencode(comics / "cover.png"))
+    assert set(planned("--from-file", "list.txt")) == {"cover.png", "%E9.png"}
+
+
+def test_a_list_in_the_code_page_of_cmd_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_windows(monkeypatch, selection)
+    (tmp_path / "list.txt").write_bytes("Ærø.png\r\n".encode("cp850"))
+    with pytest.raises(InputError, match="write the list as UTF-8"):
+        selection.with_pages({}, None, tmp_path / "list.txt")
+
+
 def main_on_windows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
 ) -> set[str]:
