@@ -11,7 +11,8 @@ import contextlib
 import glob
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,7 +75,8 @@ def with_pages(
             raise InputError(f"{path_text(page)} does not exist: check the path")
     selection = values.get("selection") or Selection()
     values["input"] = folder = _choose_input(named, values)
-    paths = () if folder in named else tuple(dict.fromkeys(_source_of(page, folder) for page in named))
+    names = _NamesOnDisk()
+    paths = () if folder in named else tuple(dict.fromkeys(_source_of(page, folder, names) for page in named))
     values["selection"] = replace(selection, paths=paths)
     return values
 
@@ -178,7 +180,35 @@ def _recorded_input(values: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def _source_of(page: Path, folder: Path) -> str:
+class _NamesOnDisk:
+    """Names as discovery finds them. Windows and macOS also find a file by its name in another case."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Path, frozenset[str]] = {}
+
+    def of(self, folder: Path, relative: Path) -> Iterator[str]:
+        """Yield the name on disk of each part of a path below a folder."""
+        for part in relative.parts:
+            name = self._find(folder, part)
+            yield name
+            folder = folder / name
+
+    def _find(self, folder: Path, name: str) -> str:
+        with contextlib.suppress(OSError):
+            if folder not in self._listed:
+                self._listed[folder] = frozenset(os.listdir(folder))  # noqa: PTH208 - names, not paths
+            names = self._listed[folder]
+            if name not in names:
+                alike = [other for other in names if _folded(other) == _folded(name)]
+                return next((other for other in alike if (folder / other).samefile(folder / name)), name)
+        return name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _source_of(page: Path, folder: Path, names: _NamesOnDisk) -> str:
     """Return the source of a page in an input, as discovery names it.
 
     A folder that is also in the input itself has its own name there, and not that of a link to it.
@@ -192,4 +222,4 @@ def _source_of(page: Path, folder: Path) -> str:
     relative = (
         real.relative_to(root) if real.is_relative_to(root) and real != root else page.relative_to(folder)
     )
-    return "/".join(valid_names([part])[part] for part in relative.parts)
+    return "/".join(valid_names([part])[part] for part in names.of(folder, relative))

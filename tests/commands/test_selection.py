@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,22 @@ def test_a_list_in_the_code_page_of_cmd_is_told_of(tmp_path: Path, monkeypatch: 
     (tmp_path / "list.txt").write_bytes("Ærø.png\r\n".encode("cp850"))
     with pytest.raises(InputError, match="write the list as UTF-8"):
         selection.with_pages({}, None, tmp_path / "list.txt")
+
+
+def test_pages_are_found_in_another_case_as_on_windows_and_macos(
+    comics: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (comics / "É.png").touch()
+
+    def same(path: object) -> str:
+        return unicodedata.normalize("NFC", str(path)).casefold()
+
+    on_disk = {same(path) for path in comics.rglob("*")}
+    monkeypatch.setattr(os.path, "lexists", lambda path: same(path) in on_disk)
+    monkeypatch.setattr(Path, "samefile", lambda one, other: same(one) == same(other))
+    named = [comics / name for name in ("A.CBZ", "VOL 1/1.PNG", "a.cbz", "E\u0301.png")]
+    found = selection.with_pages({"input": comics}, named, None)["selection"]
+    assert found.paths == ("a.cbz", "vol 1/1.png", "É.png")
 
 
 def main_on_windows(
