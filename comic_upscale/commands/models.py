@@ -13,6 +13,7 @@ from comic_upscale.commands.options import Given, takes
 from comic_upscale.errors import WeightsError
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import pick
+from comic_upscale.settings.paths import quoted
 
 if TYPE_CHECKING:
     from comic_upscale.models.catalogue import Model
@@ -223,4 +224,4 @@ def export(
     content, psnr = export_onnx(load_network(weights, None))
     write_whole(content, path)
     typer.echo(f"{path}: {len(content) / 1e6:.1f} MB, {psnr:.0f} dB to PyTorch")
-    typer.echo(f"use it with: comic-upscale run --engine onnx --model {path} --input PAGES")
+    typer.echo(f"use it with: comic-upscale run --engine onnx --model {quoted(str(path))} --input PAGES")

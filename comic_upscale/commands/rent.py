@@ -32,6 +32,7 @@ from comic_upscale.errors import ProviderError, SettingsError
 from comic_upscale.provisioning.base import PREFIX, Provider, RentedMachine, end_of, is_ours
 from comic_upscale.provisioning.registry import ANY, PROVIDERS, parse_target
 from comic_upscale.settings.options import Opt, check, definitions, pick
+from comic_upscale.settings.paths import quoted
 
 if TYPE_CHECKING:
     from comic_upscale.costs.workload import Workload
@@ -154,10 +155,11 @@ def _offer_lines(ranked: Sequence[RankedOffer], work: Workload, most: int | None
     if most is not None and len(ranked) > most:
         lines.append(f"{len(ranked) - most:,} more: -v shows them")
     best = ranked[0].offer
+    gpu = quoted(f"{best.provider}:{best.gpu}")
     spot = " --spot" if best.is_on_request else ""
     lines += [
         "",
-        f"cheapest: comic-upscale remote upscale --rent '{best.provider}:{best.gpu}'{spot} --input ...",
+        f"cheapest: comic-upscale remote upscale --rent {gpu}{spot} --input ...",
     ]
     return [printable(line) for line in lines]
 

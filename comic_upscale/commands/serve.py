@@ -6,7 +6,6 @@ import gc
 import importlib.util
 import logging
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from comic_upscale.commands.worker import WORKER, run_worker
 from comic_upscale.server.recent_log import RecentLog
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions, pick
+from comic_upscale.settings.paths import quoted
 
 if TYPE_CHECKING:
     from comic_upscale.server.run import Addresses
@@ -114,7 +114,7 @@ def _announce(settings: ServerSettings, addresses: Addresses) -> None:
     everywhere = "  (and at every address of this machine)" if addresses.is_everywhere else ""
     typer.echo(f"Pages:    {addresses.pages}{everywhere}")
     typer.echo(f"REST API: {addresses.api}/docs")
-    own = f"--data {shlex.quote(str(settings.data))}" if settings.database is None else "--database URL"
+    own = f"--data {quoted(str(settings.data))}" if settings.database is None else "--database URL"
     typer.echo(f"Data:     {settings.data}  (comic-upscale server key create {own} --name NAME makes a key)")
     if addresses.setup is not None:
         typer.echo(f"Setup:    {addresses.setup}  (creates the first administrator)")

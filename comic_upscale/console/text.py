@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import shlex
 from collections import Counter
 from collections.abc import Collection
 from datetime import datetime
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 from comic_upscale.console.printable import printable
 from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
 from comic_upscale.ledger.status import JobStatus, seconds_since
-from comic_upscale.settings.paths import MARKER_FOLDER, TRASH
+from comic_upscale.settings.paths import MARKER_FOLDER, TRASH, quoted
 
 if TYPE_CHECKING:
     from comic_upscale.costs.ranges import Range
@@ -290,9 +289,7 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
     size = f" ({megabytes(event.output_bytes)})" if event.output_bytes else ""
     lines.append(f"output: {_short(event.output)}{size}")
     if event.done_now:
-        lines.append(
-            f"before and after: comic-upscale report --job {shlex.quote(_short(event.output))} --open"
-        )
+        lines.append(f"before and after: comic-upscale report --job {quoted(_short(event.output))} --open")
     return [printable(line) for line in lines]
 
 
@@ -305,13 +302,15 @@ def suspects_line(count: int) -> str:
 def orphans_line(count: int, output: str) -> str:
     """Return the number of outputs without a source, and how to remove them."""
     what = "1 output has no source" if count == 1 else f"{count:,} outputs have no source"
-    return f"{what} any more: comic-upscale prune --job {shlex.quote(output)} lists them, and removes them with --yes"
+    return (
+        f"{what} any more: comic-upscale prune --job {quoted(output)} lists them, and removes them with --yes"
+    )
 
 
 def earlier_line(count: int, size: int, output: str) -> str:
     """Return the number of outputs of earlier settings beside those of the job, and how to remove them."""
     what = "1 output of earlier settings is" if count == 1 else f"{count:,} outputs of earlier settings are"
-    prune = f"comic-upscale prune --job {shlex.quote(output)}"
+    prune = f"comic-upscale prune --job {quoted(output)}"
     return f"{what} still in the folder ({megabytes(size)}): {prune} lists them, and removes them with --yes"
 
 
@@ -322,7 +321,7 @@ def replaced_lines(event: JobFinished) -> list[str]:
         return [
             f"{event.replaced:,} original{' was' if event.replaced == 1 else 's were'} replaced by earlier runs"
         ]
-    library = shlex.quote(_short(str(Path(event.output).parent.parent)))
+    library = quoted(_short(str(Path(event.output).parent.parent)))
     now = f"{event.replaced_now:,} original{'' if event.replaced_now == 1 else 's'} replaced by this run, "
     return [
         f"{now}{event.replaced:,} in all; they are in {TRASH} of {library}",
@@ -377,7 +376,7 @@ def failed_before_lines(event: JobFinished, told: int) -> list[str]:
     """
     lines = []
     if event.failed > told:
-        status = f"comic-upscale status --job {shlex.quote(_short(event.output))} --failures"
+        status = f"comic-upscale status --job {quoted(_short(event.output))} --failures"
         lines.append(
             f"{page_count(event.failed - told)} failed in earlier runs: {status} lists them, --retry-failed tries again"
         )
@@ -457,7 +456,7 @@ def status_lines(report: JobStatus) -> list[str]:
 
 def _pause_lines(report: JobStatus) -> list[str]:
     seconds = max(seconds_since(report.paused_since or ""), 0.0)
-    go_on = f"comic-upscale resume {shlex.quote(_short(report.output))}"
+    go_on = f"comic-upscale resume {quoted(_short(report.output))}"
     if not report.alive:
         return [f"paused {duration(seconds)} ago, no run is active: a watch waits for `{go_on}`"]
     lines = [f"paused {duration(seconds)} ago: `{go_on}` continues"]

@@ -14,7 +14,7 @@ from comic_upscale.errors import LedgerBusyError, LedgerDamagedError, LedgerErro
 from comic_upscale.ledger.recent import names_ledger, note_ledger
 from comic_upscale.ledger.records import is_allowed
 from comic_upscale.ledger.status import describe_holder
-from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger
+from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger, quoted
 from comic_upscale.storage.marker import make_marker_folder
 from comic_upscale.storage.private import make_private_file, owner_of
 
@@ -67,7 +67,7 @@ def hold_job(output: Path, ledger: Path, *, begun: bool = False) -> Iterator[Non
             except Timeout:
                 raise LedgerBusyError(
                     f"another run is working on {output}: {describe_holder(ledger)}. Wait for it, or stop it; "
-                    f"`comic-upscale status --job {output}` shows its progress"
+                    f"`comic-upscale status --job {quoted(str(output))}` shows its progress"
                 ) from None
             except OSError as error:
                 raise _not_writable(path.parent, error) from error

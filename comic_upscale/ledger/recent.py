@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shlex
 from pathlib import Path
 
 from comic_upscale.errors import InputError, LedgerError, SettingsError
 from comic_upscale.ledger.reading import find_ledger
 from comic_upscale.ledger.status import read_status
-from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place, job_folder, path_text
+from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place, job_folder, path_text, quoted
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.private import make_private_file, make_private_folder
@@ -97,7 +96,7 @@ def choose_job(job: Path | None, ledger: Path | None, state_folder: Path) -> tup
     ):
         raise LedgerError(
             f"the ledger {path} says that its pages are in {folder}, but neither that folder nor this user's list of "
-            f"jobs knows this ledger. If you trust it, name the folder, too: --job {shlex.quote(str(folder))}"
+            f"jobs knows this ledger. If you trust it, name the folder, too: --job {quoted(str(folder))}"
         )
     return path, folder
 

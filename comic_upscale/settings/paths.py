@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from pathlib import Path
 
 from comic_upscale.errors import SettingsError
@@ -26,6 +28,8 @@ LONGEST_LEDGER = 504
 """Bytes of the path of a ledger. SQLite takes 512, with the ``-journal`` of its own file."""
 
 _ANSWERS = "answers"
+_PLAIN = re.compile(r"[\w\\/:.+=-]+")
+"""Words that neither cmd nor PowerShell changes."""
 
 
 def default_output(input_path: Path, size: Size | float) -> Path:
@@ -91,6 +95,17 @@ def path_text(path: Path) -> str:
     """
     text = place_of(path).address if is_bucket(path) else str(path)
     return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in text)
+
+
+def quoted(word: str) -> str:
+    """Return a word of a command that is printed for the user to copy, as the shell of this machine takes it."""
+    if os.name == "nt":
+        import subprocess
+
+        # Single quotes are letters to cmd.
+        line = subprocess.list2cmdline([word])
+        return line if line.startswith('"') or _PLAIN.fullmatch(line) else f'"{line}"'
+    return shlex.quote(word)
 
 
 def expand_user(path: Path) -> Path:
