@@ -124,7 +124,8 @@ def _precision(kind: str) -> Iterator[Finding]:
             )
         else:
             yield Finding("precision", "fp16")
-        if importlib.util.find_spec("triton") is None:
+        # PyTorch for Windows comes without it, so nothing is missing there.
+        if os.name != "nt" and importlib.util.find_spec("triton") is None:
             yield Finding(
                 "triton",
                 "not installed",

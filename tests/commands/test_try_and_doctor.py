@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from comic_upscale.engines.torch import cpu_precision, int8
 from comic_upscale.estimates import machine
 from tests.archives import make_zip
 from tests.conftest import draw
+from tests.windows import as_on_windows
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +159,13 @@ def test_doctor_says_in_what_a_cpu_computes(
 def test_few_cores_hold_up_a_gpu() -> None:
     assert machine._cores(2, gpu=True).level == "slow"
     assert machine._cores(16, gpu=True).level == "ok"
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_doctor_misses_no_triton_on_windows(monkeypatch: pytest.MonkeyPatch, windows: bool) -> None:
+    if windows:
+        as_on_windows(monkeypatch, machine)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    topics = [finding.topic for finding in machine._precision("cuda")]
+    assert ("triton" in topics) is not windows
