@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from comic_upscale.engines import reach
 from comic_upscale.engines.base import Batch, EngineInfo, Upscaled
 from comic_upscale.engines.limits import HUGE_PIXELS, LARGEST_TENSOR, Limits
-from comic_upscale.engines.reach import IN_TILES, tiles_warning
+from comic_upscale.engines.reach import IN_TILES, side_of_test_image, tiles_warning
 from comic_upscale.engines.tiling import SMALLEST_TILE, Tile, borders_of, default_overlap
 from comic_upscale.engines.torch.cores import SharedCores, all_threads
 from comic_upscale.engines.torch.device import (
@@ -27,6 +27,7 @@ from comic_upscale.engines.torch.device import (
     precision_name,
     release_memory,
 )
+from comic_upscale.engines.torch.device_check import UNTRIED, check_device
 from comic_upscale.engines.torch.device_errors import (
     first_line,
     is_lost_device,
@@ -78,7 +79,7 @@ def open_torch_engines(
     cores = SharedCores(threads, count) if device.type == "cpu" else None
     # Once: they share the pages, and must give the same bits.
     chosen = choose_precision(precision, device, network)
-    return [
+    engines = [
         TorchEngine(
             network,
             device=device,
@@ -90,6 +91,8 @@ def open_torch_engines(
         )
         for _ in range(count)
     ]
+    _check(engines[0], network)
+    return engines
 
 
 def pages_at_once(network: Network, device: torch.device) -> int:
@@ -110,12 +113,27 @@ def open_torch_engine(
 
     Raises:
         SettingsError: a name or number is not valid, or the network does not work in the precision.
-        DeviceError: the device does not exist or does not work.
+        DeviceError: the device does not exist, does not work, or computes wrong.
     """
     device = choose_device(device_name)
-    return TorchEngine(
+    engine = TorchEngine(
         network, device=device, precision=choose_precision(precision, device, network), batch=batch, tile=tile
     )
+    _check(engine, network)
+    return engine
+
+
+def _check(engine: TorchEngine, network: Network) -> None:
+    """Let an engine show that its device computes right, where that is not known.
+
+    Raises:
+        DeviceError: it does not.
+    """
+    device = engine.info.device
+    if device.kind in UNTRIED:
+        on_cpu = TorchEngine(network, device=torch.device("cpu"))
+        side = side_of_test_image(network.minimum, network.multiple_of)
+        check_device(device, engine.upscale, on_cpu.upscale, side)
 
 
 class TorchEngine:
