@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import signal
 import sys
 from collections import UserDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -307,10 +309,20 @@ def main() -> None:
             setattr(sys, name, Escaping(stream))
     try:
         # On Windows, Click would expand every argument, also the quoted pattern of an option.
-        app(prog_name="comic-upscale", windows_expand_args=False)
+        app(arguments(sys.argv[1:]), prog_name="comic-upscale", windows_expand_args=False)
     except KeyboardInterrupt:
         # The run had not installed its signal handlers yet: there is nothing to finish or report.
         sys.exit(128 + signal.SIGINT)
+
+
+def arguments(words: Sequence[str]) -> list[str]:
+    """Return the words of the command line, on Windows with the home folder for a ``~`` at the beginning.
+
+    Elsewhere, the shell puts it there.
+    """
+    if os.name != "nt":
+        return list(words)
+    return [os.path.expanduser(word) if word.startswith("~") else word for word in words]  # noqa: PTH111 - words
 
 
 def _print_version(wanted: bool) -> None:

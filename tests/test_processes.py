@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ from comic_upscale import processes
 from comic_upscale.engines.program import Program
 from comic_upscale.errors import ProviderError
 from comic_upscale.library.helper_process import Helper, Limits
+from comic_upscale.provisioning import program
 from comic_upscale.provisioning.program import call_program
+from tests.conftest import REPOSITORY
 from tests.windows import as_on_windows
 
 NO_WINDOW = 0x08000000
@@ -77,3 +80,33 @@ def test_a_program_that_hangs_is_killed_on_windows(windows: None, monkeypatch: p
     monkeypatch.setattr(subprocess, "CREATE_NO_WINDOW", 0)
     with pytest.raises(ProviderError, match="did not answer"):
         call_program(sys.executable, ["-c", "import time; time.sleep(600)"], 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_program_that_may_not_be_killed_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    monkeypatch.setattr(program, "_PATIENCE_SECONDS", 0.1)
+    began = time.monotonic()
+    # As one of another user.
+    with pytest.raises(ProviderError, match="did not answer"):
+        call_program(sys.executable, ["-c", "import time; time.sleep(20)"], 0.1)
+    assert time.monotonic() - began < 15
+    monkeypatch.undo()
+    for child in psutil.Process().children():
+        if "time.sleep(20)" in child.cmdline():
+            child.kill()
+            child.wait(15)
+
+
+def test_no_program_is_started_in_another_way() -> None:
+    package = REPOSITORY / "comic_upscale"
+    found = [
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "start_new_session" in path.read_text(encoding="utf-8")
+    ]
+    # What runs on Linux alone says so there.
+    assert sorted(found) == ["execution/local/worker_process.py", "processes.py"]

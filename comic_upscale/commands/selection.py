@@ -57,7 +57,7 @@ def with_pages(
         SettingsError: neither an input nor a page is given.
         InputError: a page does not exist, or is outside of the input.
     """
-    named = [absolute(found) for page in pages or () for found in _expand(page)]
+    named = [absolute(found) for page in pages or () for found in expand_patterns(page)]
     if from_file is not None:
         named += [absolute(page) for page in _read_list(from_file)]
     values = dict(given)
@@ -81,7 +81,7 @@ def with_pages(
     return values
 
 
-def _expand(page: Path) -> list[Path]:
+def expand_patterns(page: Path) -> list[Path]:
     """Return the files that a pattern such as ``*.cbz`` means on Windows, and any other page as it is.
 
     There the shell leaves patterns to the program. A bracket stands for itself, as everywhere on Windows.

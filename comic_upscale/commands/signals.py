@@ -19,7 +19,7 @@ def ending_signals() -> list[int]:
 
     One that the process ignores is left out: nohup makes it ignore SIGHUP, which must not change.
     """
-    # SIGBREAK is Ctrl-Break on Windows, and a console that is closed.
+    # SIGBREAK is Ctrl-Break on Windows. When a console is closed, Windows ends the process before a handler runs.
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]

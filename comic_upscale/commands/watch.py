@@ -30,6 +30,7 @@ from comic_upscale.commands.run import (
     open_hooks,
     set_up_logging,
 )
+from comic_upscale.commands.selection import expand_patterns
 from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.commands.signals import stop_on_signals
 from comic_upscale.errors import InputError, SettingsError
@@ -142,7 +143,7 @@ def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobS
         InputError: a folder is a file.
     """
     output = given.get("output")
-    roots = list(dict.fromkeys(absolute(folder) for folder in folders))
+    roots = list(dict.fromkeys(absolute(each) for folder in folders for each in expand_patterns(folder)))
     for root in roots:
         if is_bucket(root):
             raise InputError(f"{path_text(root)} is a bucket: a watch needs folders of this machine")

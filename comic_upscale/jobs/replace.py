@@ -112,7 +112,8 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
             result.kept.append((row.source, error.reason))
         except PageError as error:
             result.kept.append((row.source, error.reason.rstrip(".")))
-    # An original that could not be removed stands beside its output. Beside a newer output there is only an older one.
+    # An original that could not be removed stands beside its output, and the exchange is not done. Where the output was
+    # renewed, the original is gone, and only the older output may be left.
     result.in_all = sum(record.done or bool(record.older) for record in trash.in_force())
     return result
 

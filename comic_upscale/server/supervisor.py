@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.processes import own_session
 from comic_upscale.server import queue, workers
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs
@@ -144,7 +145,7 @@ class Supervisor:
                 # The worker ends when this pipe closes, and so when this process is killed.
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
                 # Ctrl-C at a terminal goes to the whole group. This process tells the worker itself.
-                start_new_session=True,
+                **own_session(),
             )  # fmt: skip
         except OSError as error:
             # Such as too little memory, or a Python that an update has removed.

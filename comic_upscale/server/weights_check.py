@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from comic_upscale.processes import own_session
 from comic_upscale.server.files import FileStore, in_words
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.params import FieldError
@@ -69,7 +70,7 @@ class WeightsCheck:
     async def _run(self, path: Path) -> tuple[int, bytes, bytes]:
         child = await asyncio.create_subprocess_exec(
             *self._command, str(path), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE, env=dict(self._environment), start_new_session=True,
+            stderr=asyncio.subprocess.PIPE, env=dict(self._environment), **own_session(),
         )  # fmt: skip
         try:
             async with asyncio.timeout(self._seconds):

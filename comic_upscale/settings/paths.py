@@ -98,13 +98,20 @@ def path_text(path: Path) -> str:
 
 
 def quoted(word: str) -> str:
-    """Return a word of a command that is printed for the user to copy, as the shell of this machine takes it."""
+    """Return a word of a command that is printed for the user to copy, as the shell of this machine takes it.
+
+    On Windows that is cmd. PowerShell takes the same words, except those with a dollar sign.
+    """
     if os.name == "nt":
         import subprocess
 
         # Single quotes are letters to cmd.
         line = subprocess.list2cmdline([word])
-        return line if line.startswith('"') or _PLAIN.fullmatch(line) else f'"{line}"'
+        if line.startswith('"') or _PLAIN.fullmatch(line):
+            return line
+        # Before a quote, a backslash is written twice.
+        backslashes = line[len(line.rstrip("\\")) :]
+        return f'"{line}{backslashes}"'
     return shlex.quote(word)
 
 

@@ -124,7 +124,9 @@ class Trash:
                     source = self._library / record.source
                     self._check_inside(source)
                     if is_file(source) and self._has(source, record):
+                        status = source.lstat()
                         unlink_if(source, record.source_sha256)
+                        set_attributes(self._folder / record.trash, status)
                 self._journal.note(replace(record, done=True))
         self.follow()
         with contextlib.suppress(OSError):

@@ -226,6 +226,16 @@ def test_patterns_of_pages_are_expanded_on_windows(
     assert main_on_windows(monkeypatch, capsys, "comics/vol 1/?.png") == {"1.png", "2.png"}
 
 
+def test_the_home_folder_is_put_in_on_windows(
+    comics: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(comics.parent))
+    (comics.parent / "list.txt").write_text("comics/cover.png\ncomics/vol 1/1.png\n", "utf-8")
+    as_on_windows(monkeypatch, cli)
+    found = main_on_windows(monkeypatch, capsys, "--from-file", "~/list.txt")
+    assert found == {"cover.png", "vol 1/1.png"}
+
+
 def test_brackets_in_patterns_stand_for_themselves_on_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -162,7 +162,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     assert (code, "contains no ledger" in " ".join(err.split())) == (3, True)
 
 
-def test_a_console_of_windows_that_is_closed_stops_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_break_of_windows_stops_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     # Any signal stands for the one that only Windows has.
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
     # Without a handler, it would end the tests.

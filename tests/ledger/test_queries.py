@@ -282,8 +282,11 @@ def test_a_ledger_that_is_being_created_holds_no_job_yet(tmp_path: Path) -> None
 def test_sqlite_opens_a_ledger_of_a_windows_share(path: str, uri: str) -> None:
     assert sqlite_uri(PureWindowsPath(path)) == uri
     # SQLite understands the address, and only finds no file.
-    with pytest.raises(sqlite3.OperationalError, match="unable to open"):
-        sqlite3.connect(uri, uri=True)
+    with (
+        pytest.raises(sqlite3.OperationalError, match="unable to open"),
+        closing(sqlite3.connect(uri, uri=True)),
+    ):
+        pass
 
 
 def test_sqlite_opens_files_with_any_name(tmp_path: Path) -> None:

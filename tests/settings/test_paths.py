@@ -19,6 +19,7 @@ from tests.windows import as_on_windows
         (r"C:\my comics\out", r'"C:\my comics\out"'),
         (r"C:\a&b(1)\out", r'"C:\a&b(1)\out"'),
         ("\\\\nas\\my share\\", r'"\\nas\my share\\"'),
+        ("\\\\nas\\R&B\\", r'"\\nas\R&B\\"'),
         (r"C:\it's", r'''"C:\it's"'''),
         (r"C:\漫画", r"C:\漫画"),
         ("", '""'),

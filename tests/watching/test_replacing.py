@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from comic_upscale.commands import selection
 from comic_upscale.commands.watch import watched_jobs
 from comic_upscale.errors import LedgerBusyError, SettingsError
 from comic_upscale.jobs.restore import prune_trash, restore
@@ -22,6 +23,7 @@ from tests.archives import make_zip
 from tests.jobs.test_replace import bytes_of, page, visible
 from tests.jobs.test_replace_edits import tag
 from tests.watching.test_watcher import Watch, finished
+from tests.windows import as_on_windows
 
 
 @pytest.fixture
@@ -131,3 +133,13 @@ def test_folders_that_are_replaced_need_no_output(tmp_path: Path, tiny_weights: 
         watched_jobs([tmp_path / "one"], {**given, "output": tmp_path / "out"})
     with pytest.raises(SettingsError, match="or add --replace"):
         watched_jobs([tmp_path / "one"], {"model": str(tiny_weights)})
+
+
+def test_patterns_name_folders_on_windows(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+    as_on_windows(monkeypatch, selection)
+    jobs = watched_jobs([tmp_path / "t*"], {"model": str(tiny_weights), "output": tmp_path / "out"})
+    assert [job.input.name for job in jobs] == ["three", "two"]

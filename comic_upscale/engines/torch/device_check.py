@@ -24,7 +24,7 @@ _LEAST_PSNR = 30.0
 
 
 def check_device(device: DeviceInfo, upscale: Upscale, on_cpu: Upscale, side: int) -> None:
-    """Compare the outputs for a small page in colour and for one in gray.
+    """Compare the outputs for a small page in colour, for one in gray and for one of 16 bits.
 
     Args:
         device: for the message.
@@ -37,14 +37,15 @@ def check_device(device: DeviceInfo, upscale: Upscale, on_cpu: Upscale, side: in
     """
     # A factor that needs resampling.
     target = (side * 5 // 2, side * 5 // 2)
-    for channels in (3, 1):
-        batch = Batch(draw_test_image((side, side), channels)[None], target)
+    color, gray = (draw_test_image((side, side), channels)[None] for channels in (3, 1))
+    for page, white in ((color, 255), (gray, 255), (color.astype(np.uint16) * 257, 65535)):
+        batch = Batch(page, target)
         try:
             made = upscale(batch).pixels.astype(float)
         except (PageError, RuntimeError, TypeError) as error:
             raise DeviceError(f"{device} cannot compute a test page ({error}): use --device cpu") from error
         errors = made - on_cpu(batch).pixels
-        psnr = 10 * np.log10(255**2 / max(np.square(errors).mean(), 1e-9))
+        psnr = 10 * np.log10(white**2 / max(np.square(errors).mean(), 1e-9))
         if psnr < _LEAST_PSNR:
             raise DeviceError(
                 f"{device} computes a test page wrong ({psnr:.0f} dB relative to the CPU, of at least "

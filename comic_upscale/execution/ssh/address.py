@@ -120,7 +120,7 @@ def _configuration(path: Path) -> SSHConfig:
     from paramiko.config import SSHConfig
 
     try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else ""
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape") if path.is_file() else ""
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror or error}") from error
     # paramiko removes the outer quotes of a value, and here they say where a path ends. So it gets quotes of its own.
@@ -129,7 +129,7 @@ def _configuration(path: Path) -> SSHConfig:
 
 def _words(text: str) -> list[str]:
     """Return the words of a value. One in double quotes may contain spaces. A backslash is part of a Windows path."""
-    return [quoted or plain for quoted, plain in _WORD.findall(text)]
+    return [quoted or plain for quoted, plain in _WORD.findall(text) if quoted or plain]
 
 
 def _jumps(found: SSHConfigDict, files: SshFiles, jumped: int) -> tuple[Address, ...]:

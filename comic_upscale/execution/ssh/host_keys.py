@@ -17,6 +17,7 @@ from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
 from comic_upscale.errors import HostKeyError
 from comic_upscale.execution.ssh.address import Address
+from comic_upscale.settings.paths import quoted
 
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
@@ -89,7 +90,8 @@ def key_changed(address: Address, key: paramiko.PKey) -> HostKeyError:
     return HostKeyError(
         f"the host key of {shown.name} differs from the one in {address.known_hosts[0]}: it is now {shown.kind} "
         f"{shown.fingerprint}. Somebody may intercept the connection, or the machine was reinstalled. If you are sure "
-        f"that it was reinstalled: ssh-keygen -f {address.known_hosts[0]} -R '{shown.name}'"
+        f"that it was reinstalled: ssh-keygen -f {quoted(str(address.known_hosts[0]))} "
+        f"-R {quoted(shown.name)}"
     )
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from comic_upscale.errors import ConnectionLostError, HostKeyError, RemoteError, SettingsError
 from comic_upscale.execution.ssh import machine as machine_module
 from comic_upscale.execution.ssh.address import SshFiles, find_address
 from comic_upscale.execution.ssh.connection import Connection
-from comic_upscale.execution.ssh.host_keys import HostKey
+from comic_upscale.execution.ssh.host_keys import HostKey, key_changed
 from comic_upscale.execution.ssh.machine import Machine
 from comic_upscale.retries import RetryPolicy
 from tests.execution.ssh.conftest import Box, Invoke
@@ -347,6 +349,7 @@ def test_what_the_user_says_and_what_the_configuration_says(tmp_path: Path) -> N
     [
         ("UserKnownHostsFile /a/known /b/known", ["/a/known", "/b/known"]),
         ('UserKnownHostsFile "/a b/known"', ["/a b/known"]),
+        ('UserKnownHostsFile "" /c/known', ["/c/known"]),
         ('userknownhostsfile="/a b/known" /c/known', ["/a b/known", "/c/known"]),
         ('  UserKnownHostsFile = "/a b/known" "/c d/known" ', ["/a b/known", "/c d/known"]),
         (r'UserKnownHostsFile "C:\Users\Zoë M\known"', [r"C:\Users\Zoë M\known"]),
@@ -356,6 +359,17 @@ def test_known_hosts_files_with_spaces_are_in_quotes(line: str, paths: list[str]
     (tmp_path / "config").write_text(f"Host gpu\n{line}\n  Port 22\n", encoding="utf-8")
     files = SshFiles(user="me", config=tmp_path / "config", known_hosts=tmp_path / "known")
     assert find_address("gpu", files).known_hosts == tuple(map(Path, paths))
+    # Notepad begins a file with a byte-order mark.
+    files.config.write_text(f"Host gpu\n{line}\n  Port 22\n", encoding="utf-8-sig")
+    assert find_address("gpu", files).known_hosts == tuple(map(Path, paths))
+
+
+def test_the_command_for_a_changed_key_can_be_copied(tmp_path: Path) -> None:
+    files = SshFiles(
+        user="me", config=tmp_path / "none", known_hosts=tmp_path / "Application Support" / "known"
+    )
+    told = str(key_changed(find_address("gpu", files), paramiko.RSAKey.generate(1024)))
+    assert shlex.split(told.partition("ssh-keygen ")[2]) == ["-f", str(files.known_hosts), "-R", "gpu"]
 
 
 @pytest.mark.parametrize("target", ["", "-oProxyCommand=x", "a b", "host:port", "user@", "host:123456"])
