@@ -450,6 +450,21 @@ def test_an_original_that_stays_is_read_only_still(library: Path, monkeypatch: p
     assert path.stat().st_mode & 0o777 == 0o444
 
 
+def test_an_original_that_is_removed_by_a_later_run_stays_read_only_in_the_trash(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = Windows(monkeypatch)
+    monkeypatch.setattr(parts, "_PATIENCE_SECONDS", 0.01)
+    (library / "series" / "a.jpg").chmod(0o444)
+    windows.refusals["a.jpg"] = 10**9
+    with pytest.raises(NotReplacedError):
+        exchange(library)
+    windows.refusals.clear()
+    Trash(library).settle()
+    assert visible(library) == {"series/a.png": NEW}
+    assert (library / TRASH / "series" / "a.jpg").stat().st_mode & 0o777 == 0o444
+
+
 def refuse(*_: object, **__: object) -> None:
     raise OSError(errno.EPERM, "there are no links")
 
