@@ -4,10 +4,10 @@ import itertools
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,13 +198,14 @@ def test_what_is_hopelessly_slow_is_tried_once(compact: Network, monkeypatch: py
     pages: list[torch.dtype] = []
 
     def in_strips(_network: Network, precision: torch.dtype) -> Callable[[torch.Tensor], None]:
-        def run(_page: torch.Tensor) -> None:
-            pages.append(precision)
-            time.sleep(0.3 if precision == torch.bfloat16 else 0.001)
+        return lambda _page: pages.append(precision)
 
-        return run
+    def clock() -> int:
+        """Ten seconds for a page in bfloat16, and one in float32."""
+        return sum(10 if each == torch.bfloat16 else 1 for each in pages)
 
     monkeypatch.setattr(cpu_precision, "in_strips", in_strips)
+    monkeypatch.setattr(cpu_precision, "time", SimpleNamespace(perf_counter=clock))
     found = cpu_precision.measure(compact, [torch.bfloat16])
     # Once to prepare, and once in the first round.
     assert pages.count(torch.bfloat16) == 2
