@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.storage.base import sha256_of
 from comic_upscale.storage.guarded import NotReplacedError
 from comic_upscale.storage.replaced import Trash
+from comic_upscale.storage.replaced_journal import Replaced
 
 _HARMLESS = re.compile(rf"\d+ page\(s\) unchanged: {re.escape(LEFT_AS_THEY_ARE[LARGE_ENOUGH])}")
 """A note of a volume that has all its content."""
@@ -112,10 +113,16 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
             result.kept.append((row.source, error.reason))
         except PageError as error:
             result.kept.append((row.source, error.reason.rstrip(".")))
-    # An original that could not be removed stands beside its output, and the exchange is not done. Where the output was
-    # renewed, the original is gone, and only the older output may be left.
-    result.in_all = sum(record.done or bool(record.older) for record in trash.in_force())
+    result.in_all = _count(trash.in_force())
     return result
+
+
+def _count(in_force: Sequence[Replaced]) -> int:
+    """Return how many originals are replaced, and copies of replaced ones."""
+    # Where the renewal of an output is not done, its older one is left, and is in force, too.
+    older = {record.older for record in in_force if not record.done and record.older != record.new}
+    # An original that could not be removed stands beside its output. Where an output was renewed, it is gone.
+    return sum((record.done or bool(record.older)) and record.new not in older for record in in_force)
 
 
 def _originals(context: JobContext) -> Mapping[str, Page]:

@@ -426,6 +426,23 @@ def test_other_settings_replace_the_replacements(library: Path, job: Any) -> Non
     assert visible(library) == before
 
 
+def test_an_original_counts_as_replaced_while_its_older_output_cannot_be_removed(
+    library: Path, job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, _: os.stat_result) -> None:
+        raise PermissionError(errno.EACCES, "it is being used by another process", str(path))
+
+    run(job())
+    with monkeypatch.context() as patch:
+        patch.setattr(replaced, "unlink_unchanged", refuse)
+        finished = run(job(scale=3.0, format="webp"))
+    # The volume has its old name, and the pages have new ones beside their older outputs.
+    assert finished.replaced == 3
+    assert {"a.png", "a.webp"} <= visible(library).keys()
+    assert run_without_engine(job(scale=3.0, format="webp")).replaced == 3
+    assert "a.png" not in visible(library)
+
+
 def test_what_the_gate_has_not_accepted_stays(library: Path, job: Any, tmp_path: Path) -> None:
     page(library / "tiny.png", 5, (20, 20))
     (library / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
