@@ -309,13 +309,13 @@ def main() -> None:
             setattr(sys, name, Escaping(stream))
     try:
         # On Windows, Click would expand every argument, also the quoted pattern of an option.
-        app(arguments(sys.argv[1:]), prog_name="comic-upscale", windows_expand_args=False)
+        app(_arguments(sys.argv[1:]), prog_name="comic-upscale", windows_expand_args=False)
     except KeyboardInterrupt:
         # The run had not installed its signal handlers yet: there is nothing to finish or report.
         sys.exit(128 + signal.SIGINT)
 
 
-def arguments(words: Sequence[str]) -> list[str]:
+def _arguments(words: Sequence[str]) -> list[str]:
     """Return the words of the command line, on Windows with the home folder for a ``~`` at the beginning.
 
     Elsewhere, the shell puts it there.

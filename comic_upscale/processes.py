@@ -8,6 +8,11 @@ import signal
 import subprocess
 from typing import Any
 
+import psutil
+
+_PATIENCE_SECONDS = 10.0
+"""How long a killed program is waited for."""
+
 
 def own_session() -> dict[str, Any]:
     """Return the arguments of `subprocess.Popen` for a program that Ctrl-C in our terminal does not reach."""
@@ -18,22 +23,20 @@ def own_session() -> dict[str, Any]:
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program that was started with `own_session`, with all that it started in its session."""
-    if os.name == "nt":
-        # Windows has no sessions, so the children are looked for.
-        _kill_with_children(process)
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """Kill a program that was started with `own_session`, and all that it has started, also outside of its session.
 
-
-def _kill_with_children(process: subprocess.Popen[bytes]) -> None:
-    import psutil
-
+    A program of another user cannot be killed, and is not waited for longer than 10 s.
+    """
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "nt":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
     for child in children:
         with contextlib.suppress(psutil.Error):
             child.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_PATIENCE_SECONDS)

@@ -65,7 +65,7 @@ def test_the_source_distribution_can_build_that_wheel(built: Path, tmp_path: Pat
 
 def test_git_for_windows_leaves_the_bytes_of_scripts_and_weights_as_they_are() -> None:
     if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
-        pytest.skip("there is no clone here")
+        pytest.skip("git is not installed, or this is no clone")
     names = ["scripts/idle_watchdog.sh", "Dockerfile", *map(str, WEIGHTS)]
     command = ["git", "check-attr", "text", "eol", "--", *names]
     found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout

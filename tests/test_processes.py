@@ -17,7 +17,6 @@ from comic_upscale import processes
 from comic_upscale.engines.program import Program
 from comic_upscale.errors import ProviderError
 from comic_upscale.library.helper_process import Helper, Limits
-from comic_upscale.provisioning import program
 from comic_upscale.provisioning.program import call_program
 from tests.conftest import REPOSITORY
 from tests.windows import as_on_windows
@@ -88,7 +87,7 @@ def test_a_program_that_may_not_be_killed_is_not_waited_for(monkeypatch: pytest.
         raise PermissionError
 
     monkeypatch.setattr(os, "killpg", refuse)
-    monkeypatch.setattr(program, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "_PATIENCE_SECONDS", 0.1)
     began = time.monotonic()
     # As one of another user.
     with pytest.raises(ProviderError, match="did not answer"):

@@ -130,7 +130,7 @@ def _count_job(source: Given, own: Given, given: Given) -> tuple[Workload, Quest
     settings = job_settings({"input": Path("pages"), **values})
     counted = CostOptions(pages=imagined, page_size=asked.page_size, as_json=True)
     work, *_ = count_work(settings, counted)
-    return work, question_for(settings.model, settings.denoise, asked.link_mbps)
+    return work, question_for(settings.model, settings.denoise, settings.precision, asked.link_mbps)
 
 
 def _offer_lines(ranked: Sequence[RankedOffer], work: Workload, most: int | None) -> list[str]:

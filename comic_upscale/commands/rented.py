@@ -396,12 +396,20 @@ def end_before_a_signal_does() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def question_for(model: str, denoise: float | None, link_mbps: float | None = None) -> Question:
+def question_for(
+    model: str, denoise: float | None, precision: str, link_mbps: float | None = None
+) -> Question:
     """Return the parameters of the estimates that rank offers."""
     from comic_upscale.commands.cost import known_measurements
     from comic_upscale.estimates.quotes import Question
 
-    return Question(model=model, denoise=denoise, link_mbps=link_mbps, measurements=known_measurements())
+    return Question(
+        model=model,
+        denoise=denoise,
+        precision=precision,
+        link_mbps=link_mbps,
+        measurements=known_measurements(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -441,7 +449,8 @@ class RentedUpscale:
             check_remote(job)
             workload = count_workload(preview(job, here=False), job)
             ranked = find_offers(
-                providers, [gpu] if gpu else [], self.options, workload, question_for(job.model, job.denoise)
+                providers, [gpu] if gpu else [], self.options, workload,
+                question_for(job.model, job.denoise, job.precision),
             )  # fmt: skip
             _print_choice(ranked, self.options)
             with contextlib.ExitStack() as ends:

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from comic_upscale.errors import InputError, LedgerError, SettingsError
-from comic_upscale.settings.paths import absolute, default_ledger, expand_user, path_text
+from comic_upscale.settings.paths import absolute, default_ledger, path_text
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.selection_options import PAGES as PANEL
@@ -86,7 +86,7 @@ def expand_patterns(page: Path) -> list[Path]:
 
     There the shell leaves patterns to the program. A bracket stands for itself, as everywhere on Windows.
     """
-    text = str(expand_user(page))
+    text = str(page)
     if os.name != "nt" or not set("*?") & set(text):
         return [page]
     found = glob.glob(text.replace("[", "[[]"), recursive=True)  # noqa: PTH207 - it takes absolute patterns, too

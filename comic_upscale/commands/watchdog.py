@@ -41,7 +41,7 @@ def find_watchdog() -> Path:
 
 
 def read_watchdog() -> bytes:
-    """Return the script as it is sent to another machine.
+    """Return the script for another machine, which runs Linux.
 
     Raises:
         RemoteError: it is missing from the package.

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import psutil
-
 from comic_upscale.processes import kill_session, own_session
 
 _TAIL_BYTES = 4096
@@ -87,7 +85,7 @@ class Program:
             _running.add(process)
             self._process = process
         if self._is_killed:
-            _kill(process)
+            kill_session(process)
         assert process.stdout is not None
         tail = bytearray()
         reader = threading.Thread(target=_keep_tail, args=(process.stdout, tail), daemon=True)
@@ -100,7 +98,7 @@ class Program:
                 timed_out = True
         finally:
             if process.poll() is None:
-                _kill(process)
+                kill_session(process)
             with _lock:
                 _running.discard(process)
                 self._process = None
@@ -114,27 +112,14 @@ class Program:
         with _lock:
             process = self._process
         if process is not None:
-            _kill(process)
+            kill_session(process)
 
 
 def kill_running() -> None:
     """Kill every running program. For a process that is about to end abruptly."""
     # Without the lock, because a signal handler may run while its own thread holds it.
     for process in tuple(_running):
-        _kill(process)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program and all that it has started, also processes that have left its session."""
-    children: list[psutil.Process] = []
-    with contextlib.suppress(psutil.Error):
-        children = psutil.Process(process.pid).children(recursive=True)
-    kill_session(process)
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(10)
+        kill_session(process)
 
 
 def _keep_tail(stream: IO[bytes], tail: bytearray) -> None:

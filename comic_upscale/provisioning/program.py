@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
@@ -16,8 +15,6 @@ from comic_upscale.errors import ProviderError, SettingsError
 from comic_upscale.processes import kill_session, own_session
 
 MOST_OUTPUT_BYTES = 32 << 20
-_PATIENCE_SECONDS = 10.0
-"""How long a killed program is waited for."""
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
@@ -88,9 +85,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     """Kill a program that still runs, with all that it started in its session."""
     if process.poll() is None:
         kill_session(process)
-        # One that runs as another user cannot be killed.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_PATIENCE_SECONDS)
 
 
 def _read(file: IO[bytes]) -> str:

@@ -21,7 +21,7 @@ from comic_upscale.engines.torch.int8 import int8_fault
 from comic_upscale.engines.torch.strips import in_strips
 from comic_upscale.models.network import Network
 
-LEAST_GAIN = 1.2
+_LEAST_GAIN = 1.2
 """A less exact precision must be this many times as fast. At less, the noise of a busy machine would decide."""
 _HOPELESS = 2
 """What takes this many times as long as float32 in the first round is not tried again."""
@@ -76,7 +76,7 @@ def choose(seconds: Mapping[torch.dtype, float]) -> torch.dtype:
     """
     chosen = torch.float32
     for precision, taken in seconds.items():
-        if seconds[chosen] >= LEAST_GAIN * taken:
+        if seconds[chosen] >= _LEAST_GAIN * taken:
             chosen = precision
     return chosen
 

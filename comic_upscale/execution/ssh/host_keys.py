@@ -90,8 +90,7 @@ def key_changed(address: Address, key: paramiko.PKey) -> HostKeyError:
     return HostKeyError(
         f"the host key of {shown.name} differs from the one in {address.known_hosts[0]}: it is now {shown.kind} "
         f"{shown.fingerprint}. Somebody may intercept the connection, or the machine was reinstalled. If you are sure "
-        f"that it was reinstalled: ssh-keygen -f {quoted(str(address.known_hosts[0]))} "
-        f"-R {quoted(shown.name)}"
+        f"that it was reinstalled: ssh-keygen -f {quoted(str(address.known_hosts[0]))} -R {quoted(shown.name)}"
     )
 
 
